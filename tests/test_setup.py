@@ -1,0 +1,99 @@
+"""The way in: the Makefile refuses what cannot work, and the installer says what it does."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def installer():
+    spec = importlib.util.spec_from_file_location("installer", ROOT / "requirements" / "install.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder with the files that a set-up reads and no `.venv`."""
+    for name in ("Makefile", "setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTHON"))}
+    command = ["make", "--no-print-directory", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+
+
+def test_make_refuses_an_old_python_with_a_message(clone):
+    old = clone / "old_python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo "Python 3.9.2" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    done = make(clone, f"PYTHON={old}", "test")
+    assert done.returncode == 2
+    assert "Python 3.11 or newer is needed" in done.stderr and "Python 3.9.2" in done.stderr
+    assert not (clone / ".venv").exists()
+
+
+def test_make_refuses_a_missing_python_with_a_message(clone):
+    done = make(clone, "PYTHON=/nowhere/python3", "demo")
+    assert done.returncode == 2
+    assert "Python 3.11 or newer is needed" in done.stderr and "not there" in done.stderr
+
+
+def test_make_does_not_install_again_when_nothing_changed(clone):
+    (clone / ".venv").mkdir()
+    for name in ("run", "dev"):
+        (clone / ".venv" / f".installed-{name}").touch()
+    assert "install.py" not in make(clone, "-n", "demo", "test").stdout
+    (clone / "requirements" / "run.txt").write_text("# changed\n")
+    assert "install.py run" in make(clone, "-n", "demo").stdout
+
+
+def test_make_alone_lists_the_targets(clone):
+    lines = make(clone).stdout.splitlines()
+    assert {line.split()[0] for line in lines if line[:1].isalpha()} >= {"demo", "test", "lint", "types", "notebook"}
+
+
+def test_progress_follows_what_pip_says(installer, capsys):
+    progress = installer.Progress(2)
+    progress.read("Collecting jax==0.10.2 (from -r run.txt (line 4))\n")
+    progress.read("  Downloading jax-0.10.2-py3-none-any.whl (3.1 MB)\n")
+    assert (progress.done, progress.doing) == (1, "jax 0.10.2 (3.1 MB)")
+    progress.read("Requirement already satisfied: av==18.1.0 in somewhere (18.1.0)\n")
+    progress.show(last=True)
+    assert "[  2/2]" in capsys.readouterr().out
+
+
+def test_installer_counts_only_packages_for_this_python(installer, monkeypatch, tmp_path):
+    monkeypatch.setattr(installer, "PYTHON", Path(sys.executable))
+    lock = tmp_path / "lock.txt"
+    lock.write_text(
+        "# a lock\nalways==1 \\\n    --hash=sha256:00\n"
+        "never==1 ; python_full_version < '3' \\\n    --hash=sha256:00\n"
+        "now==1 ; python_full_version >= '3.11' \\\n    --hash=sha256:00\n"
+    )
+    assert installer.applicable(lock) == 2
+
+
+def test_failing_pip_ends_with_its_last_words_and_status_2(installer, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(installer, "ROOT", tmp_path)
+    monkeypatch.setattr(installer, "LOG", tmp_path / "install.log")
+    monkeypatch.setattr(installer, "PYTHON", Path(sys.executable))
+    with pytest.raises(SystemExit) as end:
+        installer.pip(["--no-index", "-r", "missing.txt"], 1)
+    assert end.value.code == 2
+    assert "missing.txt" in capsys.readouterr().err
+    assert "missing.txt" in (tmp_path / "install.log").read_text()
