@@ -1,0 +1,50 @@
+"""What a backbone is told besides the noise: one structure for all systems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from portrait_jax.typing import Array, Float
+
+PER_FRAME = ("spatial", "audio", "motion")
+"""Fields that carry a frame axis (axis 1); `window` slices exactly these."""
+
+
+@struct.dataclass
+class Conditioning:
+    """Everything that does not depend on the noise level; computed once per clip.
+
+    A backbone reads the fields that its config names and never asks which system it serves. All fields are optional.
+    """
+
+    image_tokens: Float[Array, "b k d"] | None = None
+    """Tokens of the portrait for cross-attention, before the backbone's own projection; zeros = dropped."""
+    reference: Mapping[str, Float[Array, "b n d"]] | None = None
+    """Block path → reference tokens joined to that block's self-attention, shared by all frames."""
+    reference_mask: Float[Array, " b"] | None = None
+    """1 attends to the reference tokens, 0 computes as if there were none (guidance, drop-out). None: all ones."""
+    spatial: Float[Array, "b f h w c"] | None = None
+    """Residual added after the backbone's first convolution."""
+    audio: Float[Array, "b f k d"] | None = None
+    motion: Float[Array, "b f k d"] | None = None
+
+    def window(self, start: int | Array, length: int) -> Conditioning:
+        """Slices the per-frame fields to frames `start … start+length`; `start` may be traced."""
+
+        def cut(value):
+            return None if value is None else jax.lax.dynamic_slice_in_dim(value, start, length, axis=1)
+
+        return self.replace(**{name: cut(getattr(self, name)) for name in PER_FRAME})
+
+    def frame_counts(self) -> dict[str, int]:
+        """Name of every per-frame field that is set → how many frames it covers."""
+        fields = {name: getattr(self, name) for name in PER_FRAME}
+        return {name: value.shape[1] for name, value in fields.items() if value is not None}
+
+    def repeat(self, count: int) -> Conditioning:
+        """Repeats the batch axis `count` times, item by item (`b0 b0 b1 b1`)."""
+        return jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), self)
