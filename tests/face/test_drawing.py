@@ -1,0 +1,90 @@
+"""The released drawing equals the published one pixel for pixel; the smooth one shows sub-pixel motion."""
+
+import cv2
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from portrait_jax.errors import ConfigError
+from portrait_jax.face.drawing import STYLES, draw_landmarks
+from portrait_jax.face.topology import LEFT_PUPIL, PUPIL_COLOUR
+from tests.face.faces import make_face, placed
+from tests.golden import golden_dir
+
+
+def _picture(path):
+    return cv2.imread(str(path))[..., ::-1]
+
+
+@pytest.mark.parametrize("name", ["ref", "frame0", "frame1", "frame2", "frame3"])
+def test_golden_unaligned_drawings_are_equal_in_every_pixel(name):
+    folder = golden_dir("follow_your_emoji")
+    stored = load_file(folder / "landmarks.safetensors")
+    width, height = stored[f"inputs.{name}.width_height"].tolist()
+    points = stored[f"inputs.{name}.landmarks"] * [width, height, width]
+    drawn = draw_landmarks(points, height, width, "released")
+    np.testing.assert_array_equal(drawn, _picture(folder / f"landmark_{name}_unaligned.png"))
+
+
+@pytest.mark.parametrize("kind", ["aligned", "aligned_rect"])
+def test_golden_aligned_drawings_are_equal_in_every_pixel(kind):
+    folder = golden_dir("follow_your_emoji")
+    points = load_file(folder / "landmarks.safetensors")[f"outputs.{kind.replace('aligned', 'aligned_points')}"]
+    pictures = sorted(folder.glob(f"landmark_{kind}[0-9].png"))
+    assert len(pictures) == len(points) - 1  # The release drops the first frame.
+    for frame, path in zip(points[1:], pictures, strict=True):
+        expected = _picture(path)
+        np.testing.assert_array_equal(draw_landmarks(frame, *expected.shape[:2], "released"), expected)
+
+
+def test_released_drawing_drops_what_lies_outside():
+    face = placed(make_face(), at=(500.0, 128.0))
+    assert not draw_landmarks(face, 256, 256, "released").any()
+
+
+@pytest.mark.parametrize("at", [(-3000.0, 128.0), (0.0, 0.0), (1e7, -1e7)])
+@pytest.mark.parametrize("style", sorted(STYLES))
+def test_faces_far_outside_or_at_the_border_are_drawn_without_error(style, at):
+    assert draw_landmarks(placed(make_face(), at=at), 128, 96, style).shape == (128, 96, 3)
+
+
+@pytest.mark.parametrize("size", [64, 128, 256, 512])
+def test_both_styles_put_the_same_parts_in_the_same_places(size):
+    face = placed(make_face(mouth=2.0), scale=size / 22, at=(size / 2, size / 2))
+    released, smooth = (draw_landmarks(face, size, size, style).any(-1) for style in ("released", "smooth"))
+    near = cv2.dilate(smooth.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    if size == 512:  # At small sizes the released pupils, which do not scale, cover more.
+        assert (released & ~near).sum() == 0
+    assert (released & near).sum() > 0.8 * released.sum() * min(1, size / 256)
+
+
+def test_smooth_drawing_shows_motion_of_a_quarter_pixel_where_it_lies():
+    face = placed(make_face(), scale=5.0, at=(64.0, 64.0))
+    moved = face + np.array([0.25, 0, 0], np.float32)
+
+    def pupil_centre(points):
+        red = draw_landmarks(points, 128, 128, "smooth").astype(float)
+        weight = np.clip(red[..., 0] - red[..., 1] - red[..., 2], 0, None)[:, 64:]
+        return (weight.sum(0) * (np.arange(64, 128) + 0.5)).sum() / weight.sum()
+
+    assert pupil_centre(face) == pytest.approx(face[LEFT_PUPIL, 0], abs=0.25)
+    assert pupil_centre(moved) - pupil_centre(face) == pytest.approx(0.25, abs=0.08)
+
+
+def test_pupils_are_drawn_over_the_lids():
+    face = placed(make_face(), scale=20.0, at=(256.0, 256.0))
+    x, y = face[LEFT_PUPIL, :2].astype(int)
+    for style in STYLES:
+        assert tuple(draw_landmarks(face, 512, 512, style)[y, x]) == PUPIL_COLOUR
+
+
+def test_an_unknown_style_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'smooth'"):
+        draw_landmarks(placed(make_face()), 64, 64, "smoth")
+
+
+def test_landmarks_that_are_not_finite_are_refused():
+    face = placed(make_face())
+    face[33, 0] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        draw_landmarks(face, 64, 64, "smooth")
