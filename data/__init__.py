@@ -1,0 +1,1 @@
+"""Clips: procedural and real, prepared into shards, loaded as batches. `portrait_jax` never imports it."""
