@@ -1,0 +1,131 @@
+"""Sampling: one `lax.scan` over the solver's steps around guided network evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.guidance import Guidance
+from portrait_jax.diffusion.solvers import Index, Solver
+from portrait_jax.errors import ConfigError, ShapeError, listed, nearest
+from portrait_jax.typing import Array, Float, PyTree
+
+Denoise = Callable[[Array, Array, Conditioning], Array]
+"""(noisy latents `b f h w c`, timestep `b`, conditioning) → prediction `b f h w c`."""
+
+Predict = Callable[[Array, Array], Mapping[str, Array]]
+"""(noisy latents `b f h w c`, scalar timestep) → one prediction per guidance branch."""
+
+
+def one_batch(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict:
+    """Runs all branches as one batch: fastest where memory allows.
+
+    Raises:
+        ShapeError: if the branches have not the same fields and shapes.
+    """
+    joined = _joined(branches)
+
+    def predict(x: Array, timestep: Array) -> Mapping[str, Array]:
+        batch = x.shape[0] * len(branches)
+        output = denoise(jnp.concatenate([x] * len(branches)), jnp.broadcast_to(timestep, (batch,)), joined)
+        return dict(zip(branches, jnp.split(output, len(branches)), strict=True))
+
+    return predict
+
+
+def one_by_one(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict:
+    """Runs the branches one after another: least memory, and branches may have different fields."""
+
+    def predict(x: Array, timestep: Array) -> Mapping[str, Array]:
+        repeated = jnp.broadcast_to(timestep, x.shape[:1])
+        return {name: denoise(x, repeated, conditioning) for name, conditioning in branches.items()}
+
+    return predict
+
+
+def guided_step(
+    denoise: Denoise,
+    conditionings: Mapping[str, Conditioning],
+    solver: Solver,
+    guidance: Guidance,
+    *,
+    batched: bool = True,
+) -> Callable[[PyTree, Index, Array | None], PyTree]:
+    """Builds step(state, index, noise) → state: the guided network evaluation and the solver's update.
+
+    Everything that does not depend on the step, such as joining the branches, happens here, outside the loop.
+
+    Raises:
+        ConfigError: if a branch that the guidance needs is missing.
+        ShapeError: if `batched` and the branches differ in fields or shapes.
+    """
+    for name in guidance.branches:
+        if name not in conditionings:
+            raise ConfigError(f"guidance needs a conditioning named '{name}'{nearest(name, list(conditionings))}")
+    run = one_batch if batched and len(guidance.branches) > 1 else one_by_one
+    predict = run(denoise, {name: conditionings[name] for name in guidance.branches})
+
+    def step(state: PyTree, index: Index, noise: Array | None = None) -> PyTree:
+        timestep = jnp.asarray(solver.timesteps)[index]
+        predictions = predict(solver.result(state), timestep)
+        return solver.step(state, guidance.combine(predictions), index, noise)
+
+    return step
+
+
+def sample(
+    denoise: Denoise,
+    noise: Float[Array, "b f h w c"],
+    conditionings: Mapping[str, Conditioning],
+    solver: Solver,
+    guidance: Guidance,
+    *,
+    batched: bool = True,
+    step_noise: Callable[[Index], Float[Array, "b f h w c"]] | None = None,
+) -> Float[Array, "b f h w c"]:
+    """Samples latents from noise. Pure; jit it with the network's parameters as an argument.
+
+    Args:
+        denoise: the network, see `Denoise`; it may compute in bf16, the solver's state is float32.
+        noise: unit-variance noise.
+        conditionings: at least the guidance's branches, each with the batch axis of `noise`.
+        batched: whether the branches run as one batch (`one_batch`) or one after another (`one_by_one`).
+        step_noise: step index → fresh unit-variance noise, for stochastic solvers only.
+
+    Returns:
+        float32 latents in the scale of the network's training.
+
+    Raises:
+        ConfigError, ShapeError: see `guided_step`.
+    """
+    step = guided_step(denoise, conditionings, solver, guidance, batched=batched)
+
+    def body(state: PyTree, index: Array) -> tuple[PyTree, None]:
+        fresh = step_noise(index) if step_noise is not None else None
+        return step(state, index, fresh), None
+
+    state, _ = jax.lax.scan(body, solver.init(noise), jnp.arange(solver.steps))
+    return solver.result(state)
+
+
+def _joined(branches: Mapping[str, Conditioning]) -> Conditioning:
+    """Concatenates the branches on the batch axis."""
+    (first, reference), *others = branches.items()
+    for name, conditioning in others:
+        here, there = _fields(reference), _fields(conditioning)
+        differing = sorted(path for path in here | there if here.get(path) != there.get(path))
+        if differing:
+            shapes = (f"{path} {here.get(path, 'absent')} and {there.get(path, 'absent')}" for path in differing)
+            raise ShapeError(
+                f"guidance branches '{first}' and '{name}' cannot form one batch: {listed(shapes)}; "
+                "fill dropped fields (zero tokens, reference_mask 0), or use batched=False"
+            )
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *branches.values())
+
+
+def _fields(conditioning: Conditioning) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(conditioning)
+    return {jax.tree_util.keystr(path).lstrip("."): jnp.shape(leaf) for path, leaf in leaves}

@@ -1,0 +1,238 @@
+"""Videos of any length from overlapping windows: one `lax.scan` over windows with a small, resumable carry.
+
+Window k covers `length` frames from k · (length − overlap). While it is sampled, before every solver step, its first
+`overlap` frames are pulled towards the states that the window before had for the same frames at the same step. The pull
+fades over the overlap, so motion passes continuously from one window into the next; nothing flows backwards, so frames
+can be emitted at once and memory does not grow with the video. (MultiDiffusion, arXiv 2302.08113, blends all windows
+at every step jointly; here only the past acts on the future.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.guidance import Guidance
+from portrait_jax.diffusion.sampler import Denoise, guided_step
+from portrait_jax.diffusion.solvers import Solver
+from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.typing import Array, Float, Int, PRNGKeyArray, PyTree
+
+Carry = dict[str, PyTree]
+"""{"trajectory": the solver states `s b overlap h w c` of the last window's last frames before every step}."""
+
+_STEP_STREAM = 2**31 - 1
+"""Folded into the key for the noise of a stochastic solver's steps; no frame has this number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Where the windows lie and what each emits.
+
+    Attributes:
+        frames: frames of the video.
+        length, overlap: frames per window, and shared by neighbours.
+        starts: first frame of each window.
+        emitted: how many of its frames each window emits, from its first on.
+    """
+
+    frames: int
+    length: int
+    overlap: int
+    starts: Int[np.ndarray, " win"]
+    emitted: Int[np.ndarray, " win"]
+
+    @property
+    def count(self) -> int:
+        """The number of windows."""
+        return self.starts.size
+
+    @property
+    def stride(self) -> int:
+        """Frames from one window's start to the next."""
+        return self.length - self.overlap
+
+    def chunks(self, size: int) -> Iterator[int]:
+        """First windows of consecutive chunks of `size` windows; the last chunk may reach past the end."""
+        return iter(range(0, self.count, size))
+
+    def source_frames(self, first: int, size: int) -> Int[np.ndarray, " f"]:
+        """Video frames under the chunk of `size` windows from window `first`; past the end the last frame repeats."""
+        span = (size - 1) * self.stride + self.length
+        return np.minimum(first * self.stride + np.arange(span), self.frames - 1)
+
+    def emit(self, first: int, latents: Float[Array, "win b f h w c"]) -> Float[Array, "b g h w c"]:
+        """Joins what the windows of a chunk emit, `g` frames in order; windows past the end emit nothing."""
+        counts = self.emitted[first : first + latents.shape[0]]
+        return jnp.concatenate([window[:, :count] for window, count in zip(latents, counts, strict=False)], axis=1)
+
+
+def plan_windows(frames: int, length: int, overlap: int) -> Windows:
+    """Covers `frames` frames by windows of `length` that overlap by `overlap`.
+
+    All but the last window emit length − overlap frames, the last one the rest: every frame is emitted once, in order.
+    Where the last window (or the only one, of a short video) reaches past the end, the last frame repeats.
+
+    Raises:
+        ConfigError: unless frames ≥ 1 and 0 ≤ overlap < length.
+    """
+    if frames < 1 or not 0 <= overlap < length:
+        raise ConfigError(f"windows need frames >= 1 and 0 <= overlap < length, not {frames}, {overlap}, {length}")
+    stride = length - overlap
+    count = 1 + -(-max(frames - length, 0) // stride)
+    emitted = np.full(count, stride)
+    emitted[-1] = frames - (count - 1) * stride
+    return Windows(frames, length, overlap, np.arange(count) * stride, emitted)
+
+
+def frame_noise(
+    key: PRNGKeyArray, start: int | Int[Array, ""], length: int, shape: tuple[int, int, int, int]
+) -> Float[Array, "b f h w c"]:
+    """Unit-variance noise of frames start … start + length, a function of (key, frame) only.
+
+    Hence frames that two windows share start equal, wherever the windows lie. `start` may be traced.
+
+    Args:
+        shape: (b, h, w, c) of one frame's latents.
+    """
+
+    def one(frame: Array) -> Array:
+        return jax.random.normal(jax.random.fold_in(key, frame), shape, jnp.float32)
+
+    return jax.vmap(one, out_axes=1)(start + jnp.arange(length))
+
+
+def init_carry(solver: Solver, overlap: int, shape: tuple[int, int, int, int]) -> Carry:
+    """The carry before window 0; zeros, which window 0 does not read. `shape` is (b, h, w, c)."""
+    batch, *space = shape
+    state = jax.eval_shape(solver.init, jax.ShapeDtypeStruct((batch, overlap, *space), jnp.float32))
+    return {"trajectory": jax.tree.map(lambda leaf: jnp.zeros((solver.steps, *leaf.shape), leaf.dtype), state)}
+
+
+def sample_windows(
+    denoise: Denoise,
+    conditionings: Mapping[str, Conditioning],
+    carry: Carry,
+    key: PRNGKeyArray,
+    first: int | Int[Array, ""],
+    total: int | Int[Array, ""],
+    *,
+    solver: Solver,
+    guidance: Guidance,
+    length: int,
+    overlap: int,
+    size: int,
+    batched: bool = True,
+) -> tuple[Carry, Float[Array, "win b f h w c"]]:
+    """Samples a chunk of windows: a scan over windows around a scan over solver steps.
+
+    Chunk after chunk equals one large chunk bit for bit, and a single window equals `sample` from the noise
+    `frame_noise(key, 0, length, shape)`.
+
+    Args:
+        denoise: the network, see `Denoise`.
+        conditionings: per branch; per-frame fields cover the frames `Windows.source_frames(first, size)`.
+        carry: what the chunk before returned, or `init_carry`.
+        key: the same for all chunks of a video.
+        first: index of the chunk's first window; may be traced.
+        total: number of windows of the video; windows from there on are skipped, at no cost, and come back as zeros.
+        length, overlap: frames per window and shared by neighbours.
+        size: windows in this chunk.
+
+    Returns:
+        The new carry, and the latents of all windows, whole; `Windows.emit` picks the frames to keep.
+
+    Raises:
+        ShapeError: if the carry has been made for another solver or overlap, or the conditioning covers other frames.
+        ConfigError: see `guided_step`.
+    """
+    stride = length - overlap
+    shape = _frame_shape(carry, solver, overlap)
+    _check_span(conditionings, (size - 1) * stride + length)
+
+    def run(carry: Carry, position: Array) -> tuple[Carry, Array]:
+        window = first + position
+        local = {name: value.window(position * stride, length) for name, value in conditionings.items()}
+        step = guided_step(denoise, local, solver, guidance, batched=batched)
+        fresh = _step_noise(solver, key, window * stride, length, shape)
+
+        def body(state: PyTree, scanned: tuple[Array, PyTree]) -> tuple[PyTree, PyTree]:
+            index, past = scanned
+            state = jax.tree.map(partial(_pull, is_first=window == 0), state, past)
+            # The slice starts at `stride`, not at −overlap, which would be everything for overlap 0.
+            return step(state, index, fresh(index)), jax.tree.map(lambda leaf: leaf[:, stride:], state)
+
+        start = solver.init(frame_noise(key, window * stride, length, shape))
+        state, trajectory = jax.lax.scan(body, start, (jnp.arange(solver.steps), carry["trajectory"]))
+        return {"trajectory": trajectory}, solver.result(state)
+
+    def skip(carry: Carry, position: Array) -> tuple[Carry, Array]:
+        batch, *space = shape
+        return carry, jnp.zeros((batch, length, *space), jnp.float32)
+
+    def visit(carry: Carry, position: Array) -> tuple[Carry, Array]:
+        return jax.lax.cond(first + position < total, run, skip, carry, position)
+
+    return jax.lax.scan(visit, carry, jnp.arange(size))
+
+
+def window_sampler(denoise: Callable[..., Array], **static) -> Callable[..., tuple[Carry, Array]]:
+    """Jits `sample_windows` for a network with parameters; one compilation serves all chunks and lengths of videos.
+
+    Args:
+        denoise: (params, noisy, timestep, conditioning) → prediction.
+        static: the keyword arguments of `sample_windows`.
+
+    Returns:
+        run(params, conditionings, carry, key, first, total) → (carry, latents). The given carry is donated: its
+        arrays cannot be read afterwards.
+    """
+
+    @partial(jax.jit, donate_argnames=("carry",))
+    def run(params, conditionings, carry, key, first, total):
+        return sample_windows(partial(denoise, params), conditionings, carry, key, first, total, **static)
+
+    return run
+
+
+def _pull(
+    own: Float[Array, "b f h w c"], past: Float[Array, "b o h w c"], is_first: Array
+) -> Float[Array, "b f h w c"]:
+    """Blends the first frames with those of the window before; own weight (j + 1)/(overlap + 1) for frame j."""
+    overlap = past.shape[1]
+    ramp = (np.arange(1, overlap + 1, dtype=np.float32) / (overlap + 1))[:, None, None, None]
+    head = own[:, :overlap]
+    mixed = jnp.where(is_first, head, (1 - ramp) * past + ramp * head)
+    return jnp.concatenate([mixed, own[:, overlap:]], axis=1)
+
+
+def _step_noise(solver: Solver, key: PRNGKeyArray, start: Array, length: int, shape) -> Callable[[Array], Array | None]:
+    if not solver.stochastic:
+        return lambda index: None
+    stream = jax.random.fold_in(key, _STEP_STREAM)
+    return lambda index: frame_noise(jax.random.fold_in(stream, index), start, length, shape)
+
+
+def _frame_shape(carry: Carry, solver: Solver, overlap: int) -> tuple[int, int, int, int]:
+    leaf = jax.tree.leaves(carry["trajectory"])[0]
+    steps, batch, frames, *space = leaf.shape
+    expected = jax.eval_shape(lambda: init_carry(solver, overlap, (batch, *space)))
+    if jax.tree.map(jnp.shape, carry) != jax.tree.map(jnp.shape, expected):
+        raise ShapeError(
+            f"the carry holds {steps} solver steps of {frames} frames, but this run has {solver.steps} steps and an "
+            f"overlap of {overlap}; go on with the solver and windows that made the carry, or start anew"
+        )
+    return (batch, *space)
+
+
+def _check_span(conditionings: Mapping[str, Conditioning], span: int) -> None:
+    for name, conditioning in conditionings.items():
+        for field, frames in conditioning.frame_counts().items():
+            if frames != span:
+                raise ShapeError(f"conditioning '{name}.{field}' covers {frames} frames, but the windows cover {span}")

@@ -1,0 +1,126 @@
+"""Protects the sampling loop, with a dummy network that reads every input."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.guidance import classifier_free, identity
+from portrait_jax.diffusion.sampler import sample
+from portrait_jax.diffusion.schedule import make_schedule
+from portrait_jax.diffusion.solvers import SOLVERS, make_solver
+from portrait_jax.errors import ConfigError, ShapeError
+
+SCHEDULE = make_schedule("scaled_linear", zero_terminal_snr=True)
+SHAPE = (2, 3, 4, 4, 2)
+NOISE = jax.random.normal(jax.random.key(0), SHAPE)
+
+
+def denoise(x, timestep, conditioning):
+    """Depends on latents, timestep, image tokens, reference and its mask, and the spatial residual."""
+    tokens = conditioning.image_tokens.mean((1, 2))
+    reference = conditioning.reference["block"].mean((1, 2)) * conditioning.reference_mask
+    item = (tokens + reference + timestep / 1000)[:, None, None, None, None]
+    return jnp.tanh(x + item + conditioning.spatial) + 0.1 * x.mean(1, keepdims=True)
+
+
+def conditionings():
+    keys = jax.random.split(jax.random.key(1), 3)
+    cond = Conditioning(
+        image_tokens=jax.random.normal(keys[0], (2, 5, 3)),
+        reference={"block": jax.random.normal(keys[1], (2, 4, 3))},
+        reference_mask=jnp.ones(2),
+        spatial=jax.random.normal(keys[2], SHAPE),
+    )
+    uncond = cond.replace(image_tokens=jnp.zeros((2, 5, 3)), reference_mask=jnp.zeros(2))
+    return {"cond": cond, "uncond": uncond}
+
+
+def plain_loop(solver, scale):
+    """The same sampling as simply as it can be written."""
+    branches, state, evaluate, step = conditionings(), solver.init(NOISE), jax.jit(denoise), jax.jit(solver.step)
+    for index, timestep in enumerate(solver.timesteps):
+        told = jnp.full(2, timestep)
+        cond, uncond = (evaluate(solver.result(state), told, branches[name]) for name in ("cond", "uncond"))
+        state = step(state, uncond + scale * (cond - uncond), index)
+    return solver.result(state)
+
+
+@pytest.mark.parametrize(("name", "batched"), [*((name, True) for name in sorted(SOLVERS)), ("ddim", False)])
+def test_scan_equals_a_plain_python_loop(name, batched):
+    solver = make_solver(name, SCHEDULE, 5)
+    run = jax.jit(lambda noise, given: sample(denoise, noise, given, solver, classifier_free(3.5), batched=batched))
+    found = run(NOISE, conditionings())
+    np.testing.assert_allclose(found, plain_loop(solver, 3.5), atol=1e-6)
+
+
+def test_scale_one_equals_sampling_without_guidance():
+    solver = make_solver("ddim", SCHEDULE, 4)
+    alone = {"cond": conditionings()["cond"]}
+    guided = sample(denoise, NOISE, conditionings(), solver, classifier_free(1.0))
+    np.testing.assert_array_equal(guided, sample(denoise, NOISE, alone, solver, identity()))
+
+
+def test_the_network_is_traced_as_often_for_forty_steps_as_for_two_and_never_again():
+    traces = []
+
+    def counting(x, timestep, conditioning):
+        traces.append(x.shape)
+        return denoise(x, timestep, conditioning)
+
+    def traced(steps):
+        solver = make_solver("dpmpp_2m", SCHEDULE, steps)
+        run = jax.jit(lambda noise, given: sample(counting, noise, given, solver, classifier_free(2.0)))
+        before = len(traces)
+        run(NOISE, conditionings())
+        after = len(traces)
+        run(NOISE + 1, jax.tree.map(lambda leaf: leaf * 2, conditionings()))
+        assert len(traces) == after, "new values of the same shapes must not trace again"
+        return after - before
+
+    assert traced(2) == traced(40) <= 2
+    assert set(traces) == {(4, *SHAPE[1:])}, "both branches run as one batch"
+
+
+def test_timesteps_reach_the_network_one_per_item_and_in_order():
+    solver = make_solver("ddim", SCHEDULE, 5)
+    seen = []
+
+    def telling(x, timestep, conditioning):
+        jax.debug.callback(lambda t: seen.append(np.asarray(t).tolist()), timestep, ordered=True)
+        return x
+
+    sample(telling, NOISE, {"cond": Conditioning()}, solver, identity()).block_until_ready()
+    jax.effects_barrier()
+    assert seen == [[t, t] for t in solver.timesteps.tolist()]
+
+
+def test_step_noise_of_a_stochastic_solver_changes_the_sample_reproducibly():
+    solver = make_solver("ddim", SCHEDULE, 4, eta=1.0)
+
+    def run(seed):
+        key = jax.random.key(seed)
+        step_noise = lambda index: jax.random.normal(jax.random.fold_in(key, index), SHAPE)  # noqa: E731
+        return sample(denoise, NOISE, conditionings(), solver, classifier_free(2.0), step_noise=step_noise)
+
+    np.testing.assert_array_equal(run(0), run(0))
+    assert not np.allclose(run(0), run(1))
+
+
+def test_a_missing_branch_is_named():
+    with pytest.raises(ConfigError, match="needs a conditioning named 'uncond'"):
+        given = {"cond": conditionings()["cond"]}
+        sample(denoise, NOISE, given, make_solver("ddim", SCHEDULE, 2), classifier_free(2.0))
+
+
+def test_branches_with_other_fields_cannot_form_a_batch_but_run_one_by_one():
+    given = {"cond": Conditioning(spatial=NOISE), "uncond": Conditioning()}
+    solver = make_solver("ddim", SCHEDULE, 2)
+
+    def lenient(x, timestep, conditioning):
+        return x if conditioning.spatial is None else x + conditioning.spatial
+
+    with pytest.raises(ShapeError, match=r"'uncond' and 'cond'.*spatial absent and \(2, 3, 4, 4, 2\).*batched=False"):
+        sample(lenient, NOISE, given, solver, classifier_free(2.0))
+    assert np.all(np.isfinite(sample(lenient, NOISE, given, solver, classifier_free(2.0), batched=False)))
