@@ -1,0 +1,250 @@
+"""Batches for training: deterministic in the seed, the same for any number of hosts and threads, resumable by a number.
+
+The global batch number k holds the same rows, in the same order and with the same augmentation, however many processes
+share it; process i of n gets the i-th block of rows. So the iterator's state is the number of the next batch alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import grain
+import jax
+import numpy as np
+
+from data import augment
+from data.views import RecordSource, Source, SyntheticSource, View
+from portrait_jax.errors import CheckpointError, ConfigError, nearest
+from portrait_jax.face.drawing import STYLES, draw_landmarks
+from portrait_jax.face.masks import expression_mask, face_mask
+from portrait_jax.settings import from_mapping
+
+Batch = dict[str, np.ndarray]
+
+EPOCHS = 1 << 32
+"""For ever. Grain's own endless repeat overflows when a data set of one clip is sliced."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """`config.data`: what is loaded.
+
+    Attributes:
+        kind: "clips" (portrait systems), "images" (autoencoders), "probe" (image, landmarks, identity attributes), or
+            "synthetic": clips that are rendered on demand.
+        path: a folder made by `launch.prepare`; empty: `identities` people, rendered on demand, `clip_frames` a visit.
+        size: of the square frames, pixels; stored clips of another size are resized.
+        frame_stride: least and greatest step between the frames of an example, in frames of the clip.
+        drawing: style of `control` (`portrait_jax.face.drawing`).
+        latent_factor: pixels per mask cell.
+        audio: adds the sound of the frames; needs a frame stride of 1.
+        color_jitter, crop_jitter: strength of the augmentations, 0 = off (`data.augment`).
+    """
+
+    kind: str = "clips"
+    path: str = ""
+    size: int = 128
+    frame_stride: tuple[int, int] = (1, 1)
+    drawing: str = "smooth"
+    latent_factor: int = 8
+    audio: bool = False
+    color_jitter: float = 0.0
+    crop_jitter: float = 0.0
+    identities: int = 100_000
+    clip_frames: int = 24
+
+    def __post_init__(self) -> None:
+        if self.kind not in EXAMPLES:
+            raise ConfigError(f"data.kind '{self.kind}' does not exist{nearest(self.kind, list(EXAMPLES))}")
+        if self.kind == "synthetic" and self.path:
+            raise ConfigError("data.kind 'synthetic' renders on demand; use kind 'clips' for the folder data.path")
+        if self.drawing not in STYLES:
+            raise ConfigError(f"data.drawing '{self.drawing}' does not exist{nearest(self.drawing, list(STYLES))}")
+        if self.size % self.latent_factor or self.size % 2:
+            raise ConfigError(f"data.size {self.size} is odd or no multiple of data.latent_factor {self.latent_factor}")
+        if not 1 <= self.frame_stride[0] <= self.frame_stride[1]:
+            raise ConfigError(f"data.frame_stride {self.frame_stride} must be (least, greatest), from 1 on")
+        if self.audio and self.frame_stride != (1, 1):
+            raise ConfigError("data.audio needs data.frame_stride (1, 1): sound cannot skip frames")
+
+
+def make_loader(
+    data_config: Mapping[str, Any] | DataConfig,
+    *,
+    global_batch: int,
+    frames: int = 1,
+    seed: int = 0,
+    split: str = "train",
+    process_index: int | None = None,
+    process_count: int | None = None,
+    threads: int = 2,
+) -> Loader:
+    """An endless iterator of this process's part of each global batch.
+
+    Args:
+        data_config: `DataConfig` or its fields.
+        global_batch: rows over all processes.
+        frames: f of an example.
+        seed: decides order, frames and augmentation.
+        split: "train" or "test".
+        process_index, process_count: default to JAX's.
+        threads: how many batches are made at a time; it changes the speed only. 0 makes them in the calling thread.
+
+    Raises:
+        ConfigError: a setting does not exist or does not fit. InputFileError: no finished data set at `path`.
+    """
+    config = data_config if isinstance(data_config, DataConfig) else from_mapping(DataConfig, dict(data_config))
+    index = jax.process_index() if process_index is None else process_index
+    count = jax.process_count() if process_count is None else process_count
+    if global_batch % count:
+        raise ConfigError(f"a global batch of {global_batch} does not divide among {count} processes")
+    source = open_source(config, split)
+    if frames > source.min_frames:
+        raise ConfigError(f"examples of {frames} frames, but the clips have {source.min_frames}; prepare longer ones")
+    make = Example(source, config, frames)
+    # The random map stands before the split into processes: after it, each host would draw its own augmentation.
+    rows = grain.MapDataset.source(source).seed(seed).shuffle().repeat(EPOCHS).random_map(make)
+    batches = rows.batch(global_batch // count)[index::count]
+    stream = {"seed": seed, "global_batch": global_batch, "frames": frames, "split": split}
+    return Loader(batches, threads, {**source.identification, **stream})
+
+
+def open_source(config: DataConfig, split: str) -> Source:
+    """Where clips come from: a prepared folder, or the generator."""
+    if config.path:
+        return RecordSource(config.path, split, config.size)
+    return SyntheticSource(config.identities, config.clip_frames, split, config.size, config.audio)
+
+
+class Loader:
+    """Iterates over batches (dicts of arrays); the state is a small JSON-able dict. Close it, or use `with`."""
+
+    def __init__(self, batches: grain.MapDataset, threads: int, identification: Mapping[str, Any]):
+        self._batches, self._threads, self._identification = batches, threads, dict(identification)
+        self._next = 0
+        self._iterator: grain.DatasetIterator | None = None
+
+    def __iter__(self) -> Loader:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = iter(self._batches.to_iter_dataset(read_options(self._threads)))
+            self._iterator.set_state({"next_index": self._next})
+        batch = next(self._iterator)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """What comes next, and of which stream of batches."""
+        return {"next_batch": self._next, "stream": self._identification}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `get_state` was called, whatever the number of threads and processes is now.
+
+        Raises:
+            CheckpointError: the state belongs to other data, or to another seed, batch size or number of frames.
+        """
+        stored = dict(state["stream"])
+        for name, value in self._identification.items():
+            if stored.get(name) != value:
+                raise CheckpointError(
+                    f"the checkpoint was made with {name} {stored.get(name)}, this run has {value}; give the same, or "
+                    "start in a new --workdir"
+                )
+        self.close()
+        self._next = int(state["next_batch"])
+
+    def close(self) -> None:
+        """Stops the threads that read ahead."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_options(threads: int) -> grain.ReadOptions:
+    """At most two batches per thread wait in memory; Grain's default of 500 would be gigabytes of video."""
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+
+
+class Example:
+    """One row of a batch from one item of the source."""
+
+    def __init__(self, source: Source, config: DataConfig, frames: int):
+        self.source, self.config, self.frames = source, config, frames
+
+    def __call__(self, item: Any, rng: np.random.Generator) -> Batch:
+        cv2.setNumThreads(1)  # Batches run side by side already.
+        return EXAMPLES[self.config.kind](self.source.view(item, rng), rng, self.config, self.frames)
+
+
+def clip_example(view: View, rng: np.random.Generator, config: DataConfig, frames: int) -> Batch:
+    """A window of frames with its landmarks, drawing and masks, and a reference from elsewhere in the clip."""
+    chosen = choose_window(rng, view.num_frames, frames, config.frame_stride)
+    reference = choose_reference(rng, view.num_frames, chosen)
+    images, landmarks = _seen(view, [*chosen, reference], rng, config)
+    size, cell = config.size, config.latent_factor
+    batch = {
+        "frames": images[:-1],
+        "reference": images[-1],
+        "landmarks": landmarks[:-1],
+        "reference_landmarks": landmarks[-1],
+        "control": np.stack([draw_landmarks(points, size, size, config.drawing) for points in landmarks[:-1]]),
+        "expression_mask": np.stack([expression_mask(points, size, size, cell) for points in landmarks[:-1]]),
+        "face_mask": np.stack([face_mask(points, size, size, cell) for points in landmarks[:-1]]),
+    }
+    if config.audio:
+        batch["audio"] = view.audio(int(chosen[0]), frames)
+    return batch
+
+
+def image_example(view: View, rng: np.random.Generator, config: DataConfig, frames: int) -> Batch:
+    """One frame, for autoencoders."""
+    return {"image": _seen(view, [int(rng.integers(view.num_frames))], rng, config)[0][0]}
+
+
+def probe_example(view: View, rng: np.random.Generator, config: DataConfig, frames: int) -> Batch:
+    """One frame with its landmarks and who it is (the attributes are empty for real people)."""
+    images, landmarks = _seen(view, [int(rng.integers(view.num_frames))], rng, config)
+    return {"image": images[0], "landmarks": landmarks[0], "attributes": np.asarray(view.attributes, np.float32)}
+
+
+EXAMPLES: Mapping[str, Callable[[View, np.random.Generator, DataConfig, int], Batch]] = {
+    "clips": clip_example, "synthetic": clip_example, "images": image_example, "probe": probe_example,
+}  # fmt: skip
+
+
+def choose_window(rng: np.random.Generator, length: int, frames: int, stride: tuple[int, int]) -> np.ndarray:
+    """Indices of `frames` frames with an even random step within `stride`, as far as the clip of `length` allows it."""
+    longest = (length - 1) // max(frames - 1, 1)
+    step = int(rng.integers(min(stride[0], longest), min(stride[1], longest) + 1)) if frames > 1 else 1
+    start = int(rng.integers(length - step * (frames - 1)))
+    return start + step * np.arange(frames)
+
+
+def choose_reference(rng: np.random.Generator, length: int, chosen: np.ndarray) -> int:
+    """Any other frame of the clip; any frame at all if the window has taken every one."""
+    others = np.setdiff1d(np.arange(length), chosen)
+    return int(rng.choice(others if len(others) else np.arange(length)))
+
+
+def _seen(
+    view: View, indices: list[int], rng: np.random.Generator, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames and landmarks after augmentation."""
+    images, landmarks = view.frames(indices), view.landmarks(indices).astype(np.float32)
+    if config.crop_jitter:
+        matrix = augment.crop_matrix(rng, config.crop_jitter, config.size)
+        images, landmarks = augment.apply_crop(images, matrix), augment.move_landmarks(landmarks, matrix)
+    if config.color_jitter:
+        images = augment.apply_color(images, augment.color_table(rng, config.color_jitter))
+    return images, landmarks

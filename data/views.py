@@ -1,0 +1,146 @@
+"""Clips to draw examples from: stored in shards or rendered on demand, both giving only the frames asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from data import synthetic
+from data.builder import open_split, read_statistics
+from data.records import decode_frames
+from data.schema import AUDIO_RATE
+from portrait_jax.errors import ConfigError
+from portrait_jax.typing import Float, Landmarks, Video
+
+
+class View(Protocol):
+    """One clip at the size of the examples."""
+
+    num_frames: int
+    fps: float
+    attributes: Float[np.ndarray, " a"]
+
+    def frames(self, indices: Sequence[int]) -> Video:
+        """Frames by index."""
+
+    def landmarks(self, indices: Sequence[int]) -> Landmarks:
+        """Their landmarks in pixels."""
+
+    def audio(self, start: int, frames: int) -> Float[np.ndarray, " n"]:
+        """The sound of `frames` consecutive frames, 16 kHz in −1..1, silent where the clip has none."""
+
+
+class Source(Protocol):
+    """What Grain reads (`len`, `[i]`) and how an item becomes a view."""
+
+    identification: Mapping[str, Any]
+    min_frames: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+    def view(self, item: Any, rng: np.random.Generator) -> View:
+        """The item's clip; `rng` decides what the item leaves open."""
+
+
+def cut_audio(audio: np.ndarray, start: int, frames: int, fps: float) -> Float[np.ndarray, " n"]:
+    """Samples of frames `start` … `start + frames`, zeros beyond the end; always round(frames · rate / fps) long."""
+    length, first = round(frames * AUDIO_RATE / fps), round(start * AUDIO_RATE / fps)
+    cut = audio[first : first + length].astype(np.float32) / 32768
+    return np.pad(cut, (0, length - len(cut)))
+
+
+class RecordView:
+    """A stored clip, resized if the examples have another size."""
+
+    def __init__(self, record: Mapping[str, Any], size: int):
+        self.num_frames, self.fps = int(record["num_frames"]), float(record["fps"])
+        self.attributes = record["attributes"]
+        self._record, self._size = record, size
+
+    def frames(self, indices: Sequence[int]) -> Video:
+        frames, size = decode_frames(self._record["video"], indices), self._size
+        if frames.shape[1:3] == (size, size):
+            return frames
+        method = cv2.INTER_AREA if frames.shape[1] > size else cv2.INTER_LINEAR
+        return np.stack([cv2.resize(frame, (size, size), interpolation=method) for frame in frames])
+
+    def landmarks(self, indices: Sequence[int]) -> Landmarks:
+        return self._record["landmarks"][list(indices)] * np.float32(self._size / int(self._record["height"]))
+
+    def audio(self, start: int, frames: int) -> Float[np.ndarray, " n"]:
+        return cut_audio(self._record["audio"], start, frames, self.fps)
+
+
+class RecordSource:
+    """A split of a prepared data set."""
+
+    def __init__(self, path: str | Path, split: str, size: int):
+        """Raises InputFileError or ConfigError as `data.builder.open_split`, ConfigError if frames are not square."""
+        statistics = read_statistics(Path(path))
+        self._records, self._size = open_split(Path(path), split), size
+        measured = statistics["splits"][split]
+        for shape in measured["sizes"]:
+            if len(set(shape.split("x"))) != 1:
+                raise ConfigError(f"{path} holds frames of {shape}; the loader takes square ones: prepare again")
+        self.identification = {"data": measured["hash"]}
+        self.min_frames = measured["clip_frames"]["min"]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._records[index]
+
+    def view(self, item: Any, rng: np.random.Generator) -> View:
+        return RecordView(item, self._size)
+
+
+class SyntheticView:
+    """A performance that is rendered frame by frame, only where looked at."""
+
+    def __init__(self, identity: synthetic.Identity, performance: synthetic.Performance, size: int):
+        self.num_frames, self.fps = len(performance.pose), performance.fps
+        self.attributes = synthetic.identity_attributes(identity)
+        self._identity, self._performance, self._size = identity, performance, size
+        self._rendered: dict[int, synthetic.Frame] = {}
+
+    def _frame(self, index: int) -> synthetic.Frame:
+        if index not in self._rendered:
+            pose, expression = self._performance.pose[index], self._performance.expression[index]
+            time = index / self.fps
+            self._rendered[index] = synthetic.render(self._identity, pose, expression, self._size, time=time)
+        return self._rendered[index]
+
+    def frames(self, indices: Sequence[int]) -> Video:
+        return np.stack([self._frame(int(index)).image for index in indices])
+
+    def landmarks(self, indices: Sequence[int]) -> Landmarks:
+        return np.stack([self._frame(int(index)).landmarks for index in indices])
+
+    def audio(self, start: int, frames: int) -> Float[np.ndarray, " n"]:
+        return cut_audio(self._performance.audio, start, frames, self.fps)
+
+
+class SyntheticSource:
+    """Procedural people without a data set on disk: every visit of a person is a new performance."""
+
+    def __init__(self, identities: int, clip_frames: int, split: str, size: int, speech: bool):
+        self._identities, self._split, self._size, self._speech = identities, split, size, speech
+        self.min_frames = clip_frames
+        self.identification = {"data": f"synthetic {split} {identities}×{clip_frames}"}
+
+    def __len__(self) -> int:
+        return self._identities
+
+    def __getitem__(self, index: int) -> int:
+        return synthetic.split_seed(self._split, int(index))
+
+    def view(self, item: int, rng: np.random.Generator) -> View:
+        performance = synthetic.sample_performance(int(rng.integers(1 << 31)), self.min_frames, speech=self._speech)
+        return SyntheticView(synthetic.sample_identity(int(item)), performance, self._size)

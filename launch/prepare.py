@@ -1,0 +1,81 @@
+"""Prepares a data set of clips: procedural portraits, or a folder of talking-head videos.
+
+    python -m launch.prepare --config configs/prepare.py:synthetic --output DIR
+    python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output DIR
+
+Interrupted, the same command goes on where it was. What was skipped and why stands in DIR/report.json, what the
+data set holds in DIR/statistics.json (docs/data.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from launch import cli
+from portrait_jax.errors import ConfigError, nearest
+from portrait_jax.settings import from_mapping
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/prepare.py:synthetic or :video")
+_INPUT = flags.DEFINE_string("input", None, "folder of videos (only :video)")
+_FACE_LANDMARKER = flags.DEFINE_string("face_landmarker", None, "MediaPipe's face_landmarker.task (only :video)")
+_OUTPUT = flags.DEFINE_string("output", None, "folder for the data set")
+
+
+def main() -> None:
+    """Reads the flags, prepares, prints what came out."""
+    if _CONFIG.value is None or not _OUTPUT.value:
+        raise ConfigError("give --config configs/prepare.py:synthetic (or :video) and --output DIR")
+    if _FACE_LANDMARKER.value:
+        os.environ["PORTRAIT_FACE_LANDMARKER"] = _FACE_LANDMARKER.value  # Worker processes inherit it.
+    config = dict(_CONFIG.value.to_dict())
+    kind, processes = config.pop("kind"), config.pop("processes") or os.cpu_count() or 1
+    if kind not in KINDS:
+        raise ConfigError(f"config.kind '{kind}' does not exist{nearest(kind, list(KINDS))}")
+    statistics = KINDS[kind](config, _INPUT.value, _OUTPUT.value, processes)
+    print(summary(statistics, Path(_OUTPUT.value)))
+
+
+def prepare_synthetic(config: Mapping[str, Any], folder: str | None, output: str, processes: int) -> dict[str, Any]:
+    """Procedural portraits."""
+    if folder:
+        raise ConfigError("--input is for :video; procedural portraits need none")
+    from data.prepare_synthetic import SyntheticConfig, prepare_synthetic
+
+    return prepare_synthetic(from_mapping(SyntheticConfig, config), output, processes=processes)
+
+
+def prepare_video(config: Mapping[str, Any], folder: str | None, output: str, processes: int) -> dict[str, Any]:
+    """Real videos; imported here because it loads MediaPipe."""
+    if not folder:
+        raise ConfigError("give --input FOLDER, the folder of videos")
+    from data.prepare_video import VideoConfig, prepare_video
+
+    return prepare_video(from_mapping(VideoConfig, config), folder, output, processes=processes)
+
+
+KINDS = {"synthetic": prepare_synthetic, "video": prepare_video}
+
+
+def summary(statistics: Mapping[str, Any], output: Path) -> str:
+    """What the data set holds and what was skipped, in a few lines."""
+    lines = [
+        f"{split}: {found['clips']} clips of {found['identities']} people, {found['frames']} frames, "
+        f"{found['video_bytes'] / 2**20:.1f} MiB of video"
+        for split, found in statistics["splits"].items()
+    ]
+    skipped = json.loads((output / "report.json").read_text())["skipped"]
+    if skipped:
+        lines.append(f"skipped {len(skipped)}, named in {output / 'report.json'}:")
+        lines += [f"  {item['error']}: {item['reason']}" for item in skipped[:10]]
+    return "\n".join([*lines, f"ready: {output}"])
+
+
+if __name__ == "__main__":
+    cli.run(main, __doc__)
