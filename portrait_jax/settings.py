@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -16,12 +15,12 @@ T = TypeVar("T")
 COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
-def from_mapping(cls: type[T], values: Mapping[str, Any], **extra: Any) -> T:
+def from_mapping(cls: type[T], values: Any, **extra: Any) -> T:
     """Builds the dataclass `cls` from a config section; sequences become tuples so that the result is hashable.
 
     Args:
         cls: a dataclass.
-        values: its fields by name; fields left out take the dataclass's defaults.
+        values: its fields by name, a mapping or `ConfigDict`; fields left out take the dataclass's defaults.
         extra: fields given by the caller, e.g. nested dataclasses; they win over `values`.
 
     Raises:
@@ -31,7 +30,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], **extra: Any) -> T:
     for name in values:
         if name not in fields:
             raise ConfigError(f"{cls.__name__} has no setting '{name}'{nearest(name, list(fields))}")
-    chosen = {name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in values.items()}
+    chosen = {name: tuple(value) if isinstance(value, (list, tuple)) else value for name, value in dict(values).items()}
     chosen.update(extra)
     missing = [
         name

@@ -1,0 +1,79 @@
+"""The device mesh and how batches lie on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from portrait_jax.errors import ConfigError, DeviceError
+from portrait_jax.typing import Array
+
+AXES = ("data", "fsdp", "tensor", "sequence")
+BATCH_AXES = ("data", "fsdp")
+"""Mesh axes over which axis 0 of every batch is split."""
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh with the axes `data`, `fsdp`, `tensor`, `sequence`; one of the sizes may be −1: all devices left.
+
+    Args:
+        data: copies of the model that see different examples.
+        fsdp: devices over which each parameter (and its optimizer state) is spread; they see different examples too.
+        tensor: devices that share the heads and channels of a layer.
+        sequence: devices that share the tokens or frames of one example.
+        devices: default all devices of all hosts; fewer are used if the product of the sizes is smaller.
+
+    Raises:
+        ConfigError: for a size that is neither positive nor −1, or two sizes of −1.
+        DeviceError: if the sizes need more devices than there are, or −1 does not come out even.
+    """
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor, "sequence": sequence}
+    devices = jax.devices() if devices is None else list(devices)
+    if any(size < 1 and size != -1 for size in sizes.values()):
+        raise ConfigError(f"mesh sizes must be positive, or −1 for all devices left: {sizes}")
+    free = [axis for axis, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise ConfigError(f"only one mesh size may be −1, not {' and '.join(free)}")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if fixed > len(devices):
+        raise DeviceError(f"the mesh {sizes} needs {fixed} devices, {len(devices)} are there; lower config.mesh")
+    if free:
+        if len(devices) % fixed:
+            raise DeviceError(f"{len(devices)} devices do not split over the mesh {sizes}; set config.mesh.{free[0]}")
+        sizes[free[0]] = len(devices) // fixed
+    shape = tuple(sizes.values())
+    chosen = devices[: math.prod(shape)]
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Axis 0 over `data` and `fsdp`; all other axes whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+    """Checks that every device gets equally many examples of every microbatch.
+
+    Raises:
+        ConfigError: if not.
+    """
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if batch_size % (parts * accumulate):
+        raise ConfigError(
+            f"batch_size {batch_size} does not split into {accumulate} microbatches over {parts} devices "
+            f"(data × fsdp); make it a multiple of {parts * accumulate}"
+        )
+
+
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
+    """Puts this host's part of a batch (arrays with a leading batch axis) on its devices, as one global batch."""
+    sharding = batch_sharding(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(dict(batch), sharding)
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

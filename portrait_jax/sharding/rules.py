@@ -1,0 +1,69 @@
+"""Where parameters lie: rules on their paths, and a fallback for the rest.
+
+The tensor rules follow Megatron-LM (arXiv 1909.08053, section 3): the first matrix of a pair splits its outputs, the
+second its inputs, so that one reduction per attention or feed-forward layer suffices.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from portrait_jax.typing import PyTree
+
+Rule = tuple[str, PartitionSpec]
+
+RULES: tuple[Rule, ...] = (
+    (r"/(to_(q|k|v)|(q|k|v)_proj)/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"/(to_out_0|out_proj)/kernel$", PartitionSpec("tensor", "fsdp")),
+    (r"/(ff/net_0/proj|mlp/fc1)/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"/(ff/net_2|mlp/fc2)/kernel$", PartitionSpec("tensor", "fsdp")),
+)
+"""(regular expression searched in the path, sharding of the leaf's axes); the first that matches wins.
+
+Names are those of diffusers (`to_q`, `ff`) and of transformers (`q_proj`, `mlp`).
+"""
+
+SMALL = 2**14
+"""Leaves with fewer elements are copied to every device: spreading them costs more than it saves."""
+
+
+def path_name(path: tuple) -> str:
+    """`a/b/c` for a key path of `jax.tree_util`, whatever its containers."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rule] = RULES) -> PartitionSpec:
+    """The sharding of one leaf.
+
+    Small leaves are replicated. A rule's axes that do not divide the leaf are left out. Without a rule (or with nothing
+    left of it) the largest axis that `fsdp` divides is split over `fsdp`.
+    """
+    if math.prod(shape) < SMALL:
+        return PartitionSpec()
+    for pattern, spec in rules:
+        if re.search(pattern, name) and len(spec) == len(shape):
+            kept = [axis if size % mesh.shape[axis] == 0 else None for axis, size in zip(spec, shape, strict=True)]
+            if any(kept):
+                return PartitionSpec(*kept)
+    divisible = [axis for axis, size in enumerate(shape) if size % mesh.shape["fsdp"] == 0]
+    if not divisible:
+        return PartitionSpec()
+    largest = max(divisible, key=lambda axis: shape[axis])
+    return PartitionSpec(*("fsdp" if axis == largest else None for axis in range(len(shape))))
+
+
+def shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule] = RULES) -> PyTree:
+    """A NamedSharding per leaf of a tree of arrays or shapes: parameters, or a whole train state.
+
+    Optimizer moments and averages repeat the parameters' paths behind a prefix, so the same rules place them alike.
+    """
+
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        return NamedSharding(mesh, leaf_spec(path_name(path), leaf.shape, mesh, rules))
+
+    return jax.tree_util.tree_map_with_path(place, tree)

@@ -1,0 +1,211 @@
+"""Parameters as one file: exported from a workdir, loaded by people and by later stages.
+
+The file is safetensors with names `subnet/path/to/leaf`; its header holds the config, so that it describes itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax import traverse_util
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
+from portrait_jax.training import checkpoints
+from portrait_jax.training.state import flatten, matches, merge, unflatten
+from portrait_jax.typing import Params
+
+ASSETS = Path(__file__).parent.parent / "assets"
+"""Files that come with the package."""
+FORMAT = "portrait-jax-params-1"
+HEADER = "portrait_jax"
+"""The header's entry that holds `Info` as JSON."""
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+Info = dict[str, Any]
+"""`{"format", "config", "stage", "step", "weights", …}`."""
+
+
+def save_params(path: Path, params: Params, info: Info, dtype: str = "float32") -> None:
+    """Writes parameters to one safetensors file, under a temporary name first.
+
+    Args:
+        path: the file; its folder is made.
+        params: arrays by sub-network.
+        info: JSON-able facts for the header, `config` above all.
+        dtype: of floating leaves in the file: float32, float16 or bfloat16.
+
+    Raises:
+        ConfigError: for an unknown dtype.
+        CheckpointError: if float16 cannot hold a value, or the file cannot be written.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype '{dtype}' is not known{nearest(dtype, list(DTYPES))}")
+    path = Path(path)
+    leaves = {name: leaf for name, leaf in flatten(params).items() if leaf is not traverse_util.empty_node}
+    tensors = {name: cast(np.asarray(leaf), DTYPES[dtype]) for name, leaf in leaves.items()}
+    broken = [name for name, leaf in tensors.items() if not np.all(np.isfinite(leaf.astype(np.float32)))]
+    if broken:
+        raise CheckpointError(f"{len(broken)} leaves are not finite in {dtype}: {listed(broken)}")
+    # One header entry: safetensors shuffles several, and equal parameters should give equal files.
+    header = {HEADER: json.dumps({**info, "format": FORMAT}, sort_keys=True)}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, metadata=header)
+        temporary.chmod(0o644)  # safetensors makes private files
+        os.replace(temporary, path)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def cast(array: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
+    """Floating arrays to `dtype`, in row-major order; others stay. safetensors writes raw memory, hence the order."""
+    floating = np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16
+    with np.errstate(over="ignore"):
+        return np.array(array, dtype=dtype if floating else array.dtype, order="C")
+
+
+def load_params(path: str | os.PathLike, *, average: bool = True) -> tuple[dict[str, Params], Info]:
+    """Reads parameters from a safetensors file or from a training's workdir.
+
+    Args:
+        path: a file written by `save_params`; or a workdir (`resolve` says which run it stands for).
+        average: from a workdir, take the moving average of trainable leaves where one is kept.
+
+    Returns:
+        float32 arrays by sub-network, and the facts stored with them.
+
+    Raises:
+        CheckpointError: if there is nothing to read, or it is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        run = resolve(path)
+        stored, meta, step = checkpoints.read_params(run)
+        use_average = average and bool(stored["ema"])
+        params = merge(stored["ema"] if use_average else stored["trainable"], stored["frozen"])
+        info = {"config": meta["config"], "stage": meta["stage"], "step": step}
+        return jax.tree.map(np.asarray, params), {**info, "weights": "average" if use_average else "raw"}
+    return read_file(path)
+
+
+def read_file(path: Path) -> tuple[dict[str, Params], Info]:
+    """Reads a safetensors file written by `save_params`; half-precision leaves come back as float32."""
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}; give a training's workdir or a .safetensors file")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            leaves = {name: cast(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); export or fetch it anew") from error
+    try:
+        info = json.loads(header.get(HEADER, "{}"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its header is no JSON ({error}); export or fetch it anew") from error
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not in the format {FORMAT}; convert it first")
+    return unflatten(leaves), info
+
+
+def resolve(path: Path) -> Path:
+    """The run that a directory stands for: itself, or its sub-directory (a stage) that was saved last.
+
+    Raises:
+        CheckpointError: if neither it nor a sub-directory holds a checkpoint.
+    """
+    runs = [run for run in [path, *sorted(path.iterdir())] if (run / checkpoints.FOLDER).is_dir()]
+    steps = {run: [step for step in (run / checkpoints.FOLDER).iterdir() if step.name.isdigit()] for run in runs}
+    saved = {run: max(step.stat().st_mtime for step in found) for run, found in steps.items() if found}
+    if not saved:
+        raise CheckpointError(f"{path} holds no checkpoint; give a training's workdir or a .safetensors file")
+    return path if path in saved else max(saved, key=lambda run: saved[run])
+
+
+def export(
+    workdir: Path, path: Path, *, dtype: str = "float32", average: bool = True, subnets: Sequence[str] = ()
+) -> Info:
+    """Exports a workdir's newest parameters to one file; see `save_params` and `load_params`.
+
+    Args:
+        subnets: only these sub-networks; none named: all.
+
+    Raises:
+        ConfigError: for an unknown sub-network.
+    """
+    params, info = load_params(workdir, average=average)
+    for name in subnets:
+        if name not in params:
+            raise ConfigError(f"{workdir} has no sub-network '{name}'{nearest(name, list(params))}")
+    params = {name: params[name] for name in subnets or params}
+    save_params(path, params, info, dtype)
+    return info
+
+
+def initialise(
+    params: Params, sources: Mapping[str, str], allow_missing: Sequence[str] = (), *, root: str | os.PathLike = "."
+) -> dict[str, Params]:
+    """Replaces fresh parameters by those of earlier stages.
+
+    Args:
+        params: what `task.init` gave.
+        sources: sub-network → file or workdir; `*` stands for each sub-network that both have and no entry names.
+        allow_missing: patterns of leaves that a source may lack.
+        root: what `{workdir}` in a source stands for; see `locate`.
+
+    Raises:
+        ConfigError: for a sub-network that the model does not have.
+        CheckpointError: for missing or unknown leaves (at most ten of each are listed), or an unreadable source.
+        ShapeError: for other shapes.
+    """
+    result = dict(params)
+    loaded: dict[str, dict[str, Params]] = {}
+    for subnet, source in sorted(sources.items(), key=lambda item: item[0] != "*"):
+        source = locate(source, Path(root))
+        if source not in loaded:
+            loaded[source] = load_params(source)[0]
+        found = loaded[source]
+        if subnet != "*" and subnet not in params:
+            raise ConfigError(f"init_from names the sub-network '{subnet}'{nearest(subnet, list(params))}")
+        if subnet != "*" and subnet not in found:
+            raise CheckpointError(f"{source} has no sub-network '{subnet}'{nearest(subnet, list(found))}")
+        chosen = sorted(found.keys() & params.keys() - sources.keys()) if subnet == "*" else [subnet]
+        for name in chosen:
+            result[name] = overlay({name: params[name]}, {name: found[name]}, allow_missing, source)[name]
+    return result
+
+
+def locate(source: str, root: Path) -> str:
+    """Fills in `{assets}`, what comes with the package, and `{workdir}`: `root`, or the directory around it where only
+    that has such an entry.
+
+    So stages may share one workdir (`runs/demo` for all) or lie beside each other (`runs/stage1`, `runs/stage2`).
+    """
+    source = source.replace("{assets}", str(ASSETS))
+    places = [source.replace("{workdir}", str(base)) for base in (root, root.absolute().parent)]
+    return next((place for place in places if Path(place).exists()), places[0])
+
+
+def overlay(fresh: Params, found: Params, allow_missing: Sequence[str], source: str) -> Params:
+    """`found`, completed by the leaves of `fresh` that may be missing, with `fresh`'s dtypes and placement."""
+    want, have = flatten(fresh), flatten(found)
+    optional = {name for name in want.keys() - have.keys() if matches(name, allow_missing)}
+    expected = unflatten({name: leaf for name, leaf in want.items() if name not in optional})
+    checkpoints.compare(found, expected, source)
+    placed = {
+        name: leaf if name in optional else jax.device_put(have[name].astype(leaf.dtype), leaf.sharding)
+        for name, leaf in want.items()
+        if leaf is not traverse_util.empty_node
+    }
+    empty = {name: leaf for name, leaf in want.items() if leaf is traverse_util.empty_node}
+    return unflatten({**empty, **placed})

@@ -1,0 +1,201 @@
+"""Whole runs of a toy task: resuming, killing, watching."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from portrait_jax.errors import ConfigError, PortraitError
+from portrait_jax.sharding.mesh import make_mesh
+from portrait_jax.training.journal import JsonLines, read_lines
+from portrait_jax.training.loop import stop_signal, train
+from portrait_jax.training.state import flatten
+from portrait_jax.training.task import LoopOptions, Stage
+from tests.training.toy import ToyLoader, ToyTask, toy_stage
+
+
+def run(workdir, loader=None, mesh=None, **options):
+    """A quiet run of 12 steps on one device."""
+    options = LoopOptions(**{"checkpoint_every": 4, "log_every": 1, **options})
+    mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    return train(ToyTask(), "only", loader or ToyLoader(), workdir, options=options, mesh=mesh, quiet=True)
+
+
+def losses(workdir):
+    return {line["step"]: line["loss"] for line in read_lines(Path(workdir) / "metrics.jsonl")}
+
+
+def wait_for_step(workdir, step, process, seconds=300):
+    for _ in range(seconds * 20):
+        if max(losses(workdir), default=0) >= step:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    raise AssertionError("the run did not get there")
+
+
+def test_resume_after_kill_gives_identical_losses(tmp_path, root):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    expected = run(whole)
+    # The victim is slow enough to be hit between two saves.
+    program = [sys.executable, "-m", "tests.training.toy", str(killed), "0.1"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(program, cwd=root, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_step(killed, 6, process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    before = losses(killed)
+    assert 6 <= max(before) < 12
+    resumed = run(killed)
+    assert losses(killed) == losses(whole), "every step's loss, bit for bit"
+    assert before.items() <= losses(whole).items()
+    first, second = flatten(resumed.averaged_params), flatten(expected.averaged_params)
+    assert all(np.array_equal(first[name], second[name]) for name in second)
+
+
+def test_a_run_in_two_parts_equals_one_run_and_ends_where_it_should(tmp_path):
+    whole = run(tmp_path / "whole")
+
+    class Interrupted(ToyLoader):
+        def __next__(self):
+            if self.position == 7:
+                raise RuntimeError("power cut")
+            return super().__next__()
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "parts", loader=Interrupted())
+    parts = run(tmp_path / "parts")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert int(parts.step) == int(whole.step) == 12
+    again = run(tmp_path / "parts")
+    assert int(again.step) == 12 and len(losses(tmp_path / "parts")) == 12
+
+
+def test_sigterm_saves_and_the_run_goes_on_exactly(tmp_path):
+    run(tmp_path / "whole")
+
+    class Terminated(ToyLoader):
+        def __next__(self):
+            if self.position == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__next__()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", loader=Terminated())
+    assert (tmp_path / "parts" / "checkpoints" / "6").is_dir()
+    run(tmp_path / "parts")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_second_signal_acts_at_once():
+    with pytest.raises(KeyboardInterrupt), stop_signal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_resumes_on_another_mesh(tmp_path):
+    class Short(ToyLoader):
+        def __next__(self):
+            if self.position == 8:
+                raise EOFError
+            return super().__next__()
+
+    with pytest.raises(EOFError):
+        run(tmp_path / "run", Short(), make_mesh(data=2, fsdp=4))
+    run(tmp_path / "run")
+    run(tmp_path / "whole")
+    resumed, whole = losses(tmp_path / "run"), losses(tmp_path / "whole")
+    np.testing.assert_allclose([resumed[n] for n in range(1, 13)], [whole[n] for n in range(1, 13)], rtol=1e-5)
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path):
+    run(tmp_path, checkpoint_every=2, keep=2)
+    assert sorted(int(folder.name) for folder in (tmp_path / "checkpoints").iterdir() if folder.is_dir()) == [10, 12]
+
+
+def test_metrics_are_means_over_the_interval(tmp_path):
+    run(tmp_path / "each")
+    run(tmp_path / "means", log_every=5)
+    each, means = losses(tmp_path / "each"), losses(tmp_path / "means")
+    assert list(means) == [5, 10, 12]
+    assert means[10] == pytest.approx(np.mean([each[n] for n in range(6, 11)]))
+    assert means[12] == pytest.approx(np.mean([each[11], each[12]]))
+
+
+def test_samples_and_scalars_reach_the_writers(tmp_path):
+    class Recorder:
+        def __init__(self):
+            self.numbers, self.pictures, self.closed = [], [], False
+
+        def scalars(self, step, values):
+            self.numbers.append((step, values["loss"]))
+
+        def images(self, step, values):
+            self.pictures.append((step, values["strip"].shape))
+
+        def close(self):
+            self.closed = True
+
+    recorder, options = Recorder(), LoopOptions(log_every=4, sample_every=5)
+    train(ToyTask(), "only", ToyLoader(), tmp_path, options=options, writers=[recorder], quiet=True)
+    assert [step for step, _ in recorder.numbers] == [4, 8, 12]
+    assert recorder.pictures == [(step, (4, 8, 3)) for step in (5, 10, 12)]
+    assert recorder.closed
+
+
+def test_a_loss_that_stays_not_finite_ends_the_run(tmp_path):
+    class Broken(ToyTask):
+        def loss(self, params, batch, rng, stage):
+            loss, metrics = super().loss(params, batch, rng, stage)
+            return loss * np.nan, metrics
+
+    with pytest.raises(PortraitError, match="not finite for 20 steps"):
+        train(Broken(toy_stage(steps=100)), "only", ToyLoader(), tmp_path, quiet=True)
+
+
+def test_an_unknown_stage_names_the_nearest(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'only'"):
+        train(ToyTask(), "onli", ToyLoader(), tmp_path, quiet=True)
+
+
+def test_a_batch_that_does_not_fit_the_mesh_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="make it a multiple of 8"):
+        train(ToyTask(toy_stage(batch_size=12)), "only", ToyLoader(12), tmp_path, quiet=True)
+
+
+def test_settings_are_sorted_and_a_mistyped_one_names_the_nearest():
+    section = {
+        "trainable": ["a/.*"],
+        "steps": 3,
+        "batch_size": 2,
+        "lr": 0.5,
+        "accumulate": 2,
+        "seed": 7,
+        "init_from": {"a": "x"},
+    }
+    stage = Stage.from_config(section)
+    assert (stage.trainable, stage.optimizer.lr, stage.optimizer.accumulate) == (("a/.*",), 0.5, 2)
+    assert stage.init_from == {"a": "x"} and LoopOptions.from_config(section).seed == 7
+    with pytest.raises(ConfigError, match="'weight_decai'; did you mean 'weight_decay'"):
+        Stage.from_config({**section, "weight_decai": 0.1})
+
+
+def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n{"step": 3, "lo')
+    journal = JsonLines(path, start=1)
+    journal.scalars(2, {"loss": float("nan")})
+    journal.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 1, "loss": 0.5},
+        {"step": 2, "loss": "nan"},
+    ]

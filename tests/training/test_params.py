@@ -1,0 +1,193 @@
+"""Parameter files and checkpoints: round trips, and one clear error for each way to be broken."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from portrait_jax.errors import CheckpointError, ConfigError, ShapeError
+from portrait_jax.sharding.mesh import make_mesh
+from portrait_jax.training.checkpoints import Checkpoints, latest_step
+from portrait_jax.training.loop import initial_state, train
+from portrait_jax.training.params import HEADER, export, initialise, load_params, save_params
+from portrait_jax.training.state import flatten
+from portrait_jax.training.task import LoopOptions
+from tests.training.toy import ToyLoader, ToyTask, toy_stage
+
+CONFIG = {"task": "toy", "model": {"width": 8}}
+
+
+def params():
+    return ToyTask().init(jax.random.key(0), "only")
+
+
+def one_device():
+    return make_mesh(devices=jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A finished run of four steps, and its last state."""
+    folder = tmp_path_factory.mktemp("runs")
+    task, options = ToyTask(toy_stage(steps=4)), LoopOptions(checkpoint_every=2)
+    state = train(
+        task, "only", ToyLoader(), folder / "only", options=options, config=CONFIG, mesh=one_device(), quiet=True
+    )
+    return folder, state
+
+
+def assert_equal(first, second):
+    first, second = flatten(first), flatten(second)
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_workdir_gives_its_averaged_parameters_and_config(workdir):
+    folder, state = workdir
+    for path in (folder, folder / "only"):
+        loaded, info = load_params(path)
+        assert_equal(loaded, state.averaged_params)
+        assert info == {"config": CONFIG, "stage": "only", "step": 4, "weights": "average"}
+    assert_equal(load_params(folder, average=False)[0], state.params)
+    assert latest_step(folder / "only") == 4 and latest_step(folder) is None
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 1e-3), ("bfloat16", 8e-3)])
+def test_an_exported_file_loads_again(workdir, tmp_path, dtype, tolerance):
+    folder, state = workdir
+    info = export(folder, tmp_path / "sub" / "x.safetensors", dtype=dtype)
+    loaded, header = load_params(tmp_path / "sub" / "x.safetensors")
+    assert header["config"] == CONFIG and header["step"] == info["step"] == 4
+    expected = flatten(state.averaged_params)
+    for name, leaf in flatten(loaded).items():
+        assert leaf.dtype == np.float32
+        np.testing.assert_allclose(leaf, expected[name], rtol=tolerance, atol=tolerance * 1e-2)
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["x.safetensors"]
+
+
+def test_equal_parameters_give_equal_files(tmp_path):
+    for name in ("a", "b"):
+        save_params(tmp_path / name, params(), {"config": CONFIG, "step": 1, "stage": "only"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_only_named_subnets_are_exported(workdir, tmp_path):
+    export(workdir[0], tmp_path / "x.safetensors", subnets=["denoiser"])
+    assert set(load_params(tmp_path / "x.safetensors")[0]) == {"denoiser"}
+    with pytest.raises(ConfigError, match="did you mean 'denoiser'"):
+        export(workdir[0], tmp_path / "y.safetensors", subnets=["denoisr"])
+
+
+def test_values_that_float16_cannot_hold_are_refused_and_nothing_is_left(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'float16'"):
+        save_params(tmp_path / "x", params(), {}, dtype="flot16")
+    with pytest.raises(CheckpointError, match="not finite in float16: a/x"):
+        save_params(tmp_path / "x", {"a": {"x": np.array([1e6], np.float32)}}, {}, dtype="float16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_damaged_or_foreign_file_is_a_checkpoint_error(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        load_params(tmp_path / "no.safetensors")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        load_params(tmp_path)
+    path = tmp_path / "x.safetensors"
+    save_params(path, params(), {})
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_params(path)
+    path.write_bytes(b"no tensors at all")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_params(path)
+    save_file({"a": np.ones(1, np.float32)}, path, metadata={HEADER: "{}"})
+    with pytest.raises(CheckpointError, match="not in the format"):
+        load_params(path)
+
+
+def test_init_from_replaces_named_subnets_only(tmp_path):
+    path = tmp_path / "x.safetensors"
+    fresh, stored = params(), jax.tree.map(lambda leaf: leaf + 1, params())
+    save_params(path, stored, {})
+    result = initialise(fresh, {"encoder": str(path)})
+    assert_equal(result["encoder"], stored["encoder"])
+    assert_equal(result["denoiser"], fresh["denoiser"])
+    everything = initialise(fresh, {"*": "{workdir}/x.safetensors"}, root=tmp_path)
+    assert_equal(everything, stored)
+    beside = initialise(fresh, {"*": "{workdir}/x.safetensors"}, root=tmp_path / "stage2")
+    assert_equal(beside, stored)
+
+
+def test_init_from_reads_the_workdir_of_an_earlier_stage(workdir, tmp_path):
+    folder, state = workdir
+    task = ToyTask(toy_stage(init_from={"*": "{workdir}/only"}, trainable=("denoiser/motion",)))
+    with jax.set_mesh(one_device()):
+        start = initial_state(task, "only", 1, one_device(), folder)
+    assert_equal(start.params, state.averaged_params)
+
+
+def test_missing_and_unknown_keys_are_listed_at_most_ten(tmp_path):
+    path = tmp_path / "x.safetensors"
+    stored = params()
+    del stored["denoiser"]["motion"]
+    stored["denoiser"].update({f"extra_{n:02}": {"scale": jnp.ones(2)} for n in range(15)})
+    save_params(path, stored, {})
+    with pytest.raises(CheckpointError) as error:
+        initialise(params(), {"denoiser": str(path)})
+    message = str(error.value)
+    assert "1 missing (denoiser/motion/scale)" in message and "15 unknown" in message
+    assert message.count("extra_") == 10 and "and 5 more" in message
+
+
+def test_declared_leaves_may_be_missing_and_keep_their_fresh_values(tmp_path):
+    path = tmp_path / "x.safetensors"
+    stored = jax.tree.map(lambda leaf: leaf + 1, params())
+    del stored["denoiser"]["motion"]
+    save_params(path, stored, {})
+    result = initialise(params(), {"denoiser": str(path)}, (".*/motion/",))
+    assert_equal(result["denoiser"]["motion"], params()["denoiser"]["motion"])
+    assert_equal(result["denoiser"]["dense"], stored["denoiser"]["dense"])
+
+
+def test_other_shapes_are_named_with_both(tmp_path):
+    path = tmp_path / "x.safetensors"
+    stored = params()
+    stored["encoder"]["dense"]["kernel"] = jnp.ones((3, 4))
+    save_params(path, stored, {})
+    with pytest.raises(ShapeError, match=r"encoder/dense/kernel: stored \(3, 4\), model \(8, 16\)"):
+        initialise(params(), {"encoder": str(path)})
+
+
+def test_an_unknown_subnet_names_the_nearest(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_params(path, {"denoiser": params()["denoiser"]}, {})
+    with pytest.raises(ConfigError, match="did you mean 'encoder'"):
+        initialise(params(), {"encodr": str(path)})
+    with pytest.raises(CheckpointError, match="has no sub-network 'encoder'"):
+        initialise(params(), {"encoder": str(path)})
+
+
+def test_a_checkpoint_of_another_model_is_refused(workdir):
+    class Wider(ToyTask):
+        def init(self, rng, stage):
+            return {**super().init(rng, stage), "guider": {"scale": jnp.ones(2)}}
+
+    with jax.set_mesh(one_device()), Checkpoints(workdir[0] / "only") as checkpoints:
+        template = initial_state(Wider(), "only", 0, one_device(), ".")
+        with pytest.raises(CheckpointError, match=r"1 missing \(frozen/guider/scale\)"):
+            checkpoints.restore(template)
+
+
+def test_a_damaged_checkpoint_says_which_folder_to_remove(tmp_path):
+    def run():
+        task, options = ToyTask(toy_stage(steps=2)), LoopOptions(checkpoint_every=2)
+        train(task, "only", ToyLoader(), tmp_path, options=options, mesh=one_device(), quiet=True)
+
+    run()
+    for file in (tmp_path / "checkpoints" / "2" / "params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"checkpoints/2 is damaged .*remove that folder"):
+        run()
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_params(tmp_path)
