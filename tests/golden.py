@@ -110,6 +110,13 @@ def recipe_weights(shapes: Mapping[str, tuple[int, ...]], seed: int, unused: Ite
     return weights
 
 
+def random_params(module, *args, seed: int = 0, **kwargs) -> dict:
+    """Random variables of a Flax module without compiling its initialisers; none is zero, so that every branch shows."""
+    shapes = jax.eval_shape(lambda key: module.init(key, *args, **kwargs), jax.random.key(0))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jax.numpy.asarray(rng.normal(size=leaf.shape, scale=0.3), leaf.dtype), shapes)
+
+
 def assert_close(actual: jax.Array, expected: np.ndarray, relative: float = 1e-4) -> None:
     """Largest difference at most `relative` of the largest expected magnitude."""
     actual = np.asarray(actual)

@@ -1,0 +1,96 @@
+"""Training of the image autoencoder: reconstruction, edges, and a weak pull towards a normal posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig, sample_latent
+from portrait_jax.autoencoders.pixels import to_pm1, to_u8
+from portrait_jax.settings import compute_dtype, from_mapping
+from portrait_jax.training.task import Stage
+from portrait_jax.typing import Array, Float, Image, Params, PRNGKeyArray, PyTree
+
+
+@dataclass(frozen=True)
+class KLLossConfig:
+    """Weights of the three terms.
+
+    No perceptual or adversarial term: both need pretrained networks or long training, and the smooth shading of the
+    procedural portraits does not call for them. The edge term keeps lids, lashes and lip lines, which cover few pixels.
+    """
+
+    edges: float = 1.0
+    """Weight of the mean absolute difference of neighbouring-pixel differences."""
+    kl: float = 1e-4
+    """Weight of the KL divergence to a unit normal, a mean over latent values; only keeps the latents bounded."""
+
+
+@dataclass(frozen=True)
+class AutoencoderTask:
+    """Trains an `AutoencoderKL` on batches `{"image": u8 "b h w 3"}`.
+
+    The metric `latent_std` is what the config's `scaling_factor` must be the inverse of (Rombach et al. 2022, §D.1).
+    """
+
+    config: KLConfig
+    loss_config: KLLossConfig
+    stages: Mapping[str, Stage]
+    image_size: int
+    dtype: Any
+    name: str = "autoencoder"
+
+    @classmethod
+    def from_config(cls, config: Any) -> AutoencoderTask:
+        """Builds the task from `config.model.autoencoder`, `config.loss` and `config.train`; raises `ConfigError`."""
+        return cls(
+            config=from_mapping(KLConfig, config.model.autoencoder),
+            loss_config=from_mapping(KLLossConfig, config.loss),
+            stages={config.stage: Stage.from_config(config.train)},
+            image_size=config.model.image_size,
+            dtype=compute_dtype(config.compute_dtype),
+        )
+
+    @property
+    def network(self) -> AutoencoderKL:
+        return AutoencoderKL(self.config, dtype=self.dtype)
+
+    def init(self, rng: PRNGKeyArray, stage: str = "train") -> Params:
+        image = jnp.zeros((1, self.image_size, self.image_size, 3))
+        return {"autoencoder": self.network.init(rng, image)["params"]}
+
+    def loss(
+        self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str = "train"
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """L1 + edges + KL; metrics `l1` (in [−1, 1] units), `edges`, `kl`, `latent_std`, `psnr` in decibels."""
+        image = to_pm1(batch["image"])
+        variables = {"params": params["autoencoder"]}
+        mean, logvar = self.network.apply(variables, image, method="encode")
+        decoded = self.network.apply(variables, sample_latent(rng, mean, logvar), method="decode").astype(jnp.float32)
+        mean, logvar = mean.astype(jnp.float32), logvar.astype(jnp.float32)
+        l1 = jnp.abs(decoded - image).mean()
+        edges = sum(jnp.abs(jnp.diff(decoded, axis=axis) - jnp.diff(image, axis=axis)).mean() for axis in (1, 2))
+        kl = 0.5 * (mean**2 + jnp.exp(logvar) - 1 - logvar).mean()
+        loss = l1 + self.loss_config.edges * edges + self.loss_config.kl * kl
+        psnr = -10 * jnp.log10(((decoded - image) ** 2).mean() / 4)
+        return loss, {"l1": l1, "edges": edges, "kl": kl, "latent_std": mean.std(), "psnr": psnr}
+
+    def samples(
+        self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str = "train"
+    ) -> dict[str, Image]:
+        """Two rows: up to eight images, and what the autoencoder makes of them."""
+        image = to_pm1(batch["image"][:8])
+        decoded = _reconstruct(self.network, params["autoencoder"], image)
+        rows = [np.concatenate(list(to_u8(part)), axis=1) for part in (image, decoded)]
+        return {"reconstruction": np.concatenate(rows, axis=0)}
+
+
+@partial(jax.jit, static_argnames="network")
+def _reconstruct(network: AutoencoderKL, params: PyTree, image_pm1: Array) -> Array:
+    return network.apply({"params": params}, image_pm1)

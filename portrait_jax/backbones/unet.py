@@ -1,0 +1,173 @@
+"""The Stable Diffusion 1.5 UNet, in two dimensions or over frames, with slots for what systems add.
+
+Source: diffusers `UNet2DConditionModel`; with temporal slots the inflated UNet of AnimateDiff and Follow-Your-Emoji
+(release, models/unet). Parameter names are diffusers' with `_` before numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from portrait_jax.backbones.unet_blocks import DownBlock, Features, Inputs, MidBlock, Style, UpBlock, transformer_path
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.nn.conv import conv3x3
+from portrait_jax.nn.embeddings import TimestepEmbedding, timestep_embedding
+from portrait_jax.nn.norms import GroupNorm
+from portrait_jax.nn.slots import Site, Slot, apply_slots, residual_slot
+from portrait_jax.nn.temporal import TemporalConfig, temporal_slot
+from portrait_jax.typing import Array, Float, Num
+
+Captured = dict[str, Float[Array, "b f n d"]]
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Sizes of a UNet; the defaults are Stable Diffusion 1.5's."""
+
+    in_channels: int = 4
+    out_channels: int = 4
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    """Width of each level, finest first; each level but the last halves space."""
+    layers_per_block: int = 2
+    """Layers per level of the encoder; the decoder has one more."""
+    attention_levels: tuple[bool, ...] = (True, True, True, False)
+    """Levels with spatial transformers; the middle always has one."""
+    num_heads: int = 8
+    context_dim: int | None = 768
+    """Width of the tokens that cross-attention reads; None: no cross-attention."""
+    norm_groups: int = 32
+    temporal: TemporalConfig | None = None
+    output_head: bool = True
+    """False: a reference net, which ends at the first norm of its last transformer and only captures."""
+    image_prompt_dim: int | None = None
+    """Width of `Conditioning.image_tokens` if a linear layer `clip_fc` brings them to `context_dim`."""
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.attention_levels) != len(self.block_out_channels):
+            raise ConfigError(
+                f"attention_levels has {len(self.attention_levels)} entries and block_out_channels "
+                f"{len(self.block_out_channels)}; give one entry per level in both"
+            )
+
+
+def attention_paths(config: UNetConfig) -> tuple[str, ...]:
+    """Paths of the spatial transformers in running order: the keys of captured and of reference features."""
+    levels = len(config.block_out_channels)
+    down = [(f"down_blocks_{i}", i, config.layers_per_block) for i in range(levels)]
+    up = [(f"up_blocks_{levels - 1 - i}", i, config.layers_per_block + 1) for i in reversed(range(levels))]
+
+    def paths(blocks: list[tuple[str, int, int]]) -> list[str]:
+        sites = [Site(name, j, i, 0) for name, i, layers in blocks if config.attention_levels[i] for j in range(layers)]
+        return [transformer_path(site) for site in sites]
+
+    return (*paths(down), transformer_path(Site("mid_block", 0, None, 0)), *paths(up))
+
+
+class UNet(nn.Module):
+    """Predicts from noisy latents, noise level and conditioning; see `__call__`.
+
+    `slots` run in the given order, after the residual of `Conditioning.spatial` and before the config's temporal modules.
+    """
+
+    config: UNetConfig
+    slots: tuple[Slot, ...] = ()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b f h w c"],
+        timestep: Num[Array, " t"],
+        conditioning: Conditioning | None = None,
+        *,
+        capture: bool = False,
+        use_temporal: bool = True,
+    ) -> Float[Array, "b f h w out"] | tuple[Float[Array, "b f h w out"] | None, Captured] | None:
+        """Runs the network on latents (h, w in latent pixels) at one noise level per clip, or per frame (t = b·f, clip by clip).
+
+        With `capture` also returns the normalised self-attention input of every transformer by path (`attention_paths`);
+        without an output head the first of the two is None. `use_temporal=False` passes over all slots that mix frames:
+        each frame is then processed alone. Missing image tokens count as zero tokens.
+        Raises ConfigError if there is no output head and `capture` is off.
+        """
+        config = self.config
+        if not config.output_head and not capture:
+            raise ConfigError("a UNet without output head has no prediction; call it with capture=True")
+        batch, frames = x.shape[:2]
+        conditioning = conditioning or Conditioning()
+        style = self._style(use_temporal)
+        time = timestep_embedding(timestep, config.block_out_channels[0])
+        time = TimestepEmbedding(4 * config.block_out_channels[0], dtype=self.dtype, name="time_embedding")(time)
+        context = None if config.context_dim is None else self._context(conditioning, batch)
+        inputs = Inputs(time, context, conditioning, frames, {})
+
+        hidden = conv3x3(config.block_out_channels[0], dtype=self.dtype, name="conv_in")(x.reshape(-1, *x.shape[2:]))
+        hidden = self._slots(style, "after_conv_in", Site("conv_in", 0, 0, hidden.shape[-1]), hidden, inputs)
+        hidden = self._unet(style, hidden, inputs)
+        out = (
+            self._head(hidden).reshape(batch, frames, *x.shape[2:4], -1).astype(x.dtype) if config.output_head else None
+        )
+        if not capture:
+            return out
+        return out, {path: y.reshape(batch, frames, *y.shape[1:]) for path, y in inputs.features.items()}
+
+    def _style(self, use_temporal: bool) -> Style:
+        config = self.config
+        temporal = () if config.temporal is None else (temporal_slot(config.temporal),)
+        slots = tuple(s for s in (residual_slot(), *self.slots, *temporal) if use_temporal or not s.over_time)
+        stop_at = None if config.output_head else attention_paths(config)[-1]
+        return Style(config.num_heads, config.norm_groups, slots, config.gradient_checkpointing, stop_at, self.dtype)
+
+    def _context(self, conditioning: Conditioning, batch: int) -> Float[Array, "b k d"]:
+        """Tokens for cross-attention. Equal tokens attend like one of them, so zero tokens need no number."""
+        config, tokens = self.config, conditioning.image_tokens
+        if tokens is None:
+            tokens = jnp.zeros((batch, 1, config.image_prompt_dim or config.context_dim), self.dtype)
+        if config.image_prompt_dim is not None:
+            return nn.Dense(config.context_dim, dtype=self.dtype, name="clip_fc")(tokens)
+        if tokens.shape[-1] != config.context_dim:
+            raise ShapeError(
+                f"image tokens have width {tokens.shape[-1]}, cross-attention reads {config.context_dim}; "
+                "set image_prompt_dim to project them"
+            )
+        return tokens
+
+    def _slots(self, style: Style, where: str, site: Site, x: Features, inputs: Inputs) -> Features:
+        video = x.reshape(-1, inputs.frames, *x.shape[1:])
+        return apply_slots(style.slots, where, site, video, inputs.conditioning, self.dtype).reshape(x.shape)
+
+    def _unet(self, style: Style, x: Features, inputs: Inputs) -> Features:
+        """Encoder, middle, decoder."""
+        config = self.config
+        widths, last = config.block_out_channels, len(config.block_out_channels) - 1
+        skips = [x]
+        for i, width in enumerate(widths):
+            attend = config.attention_levels[i]
+            block = DownBlock(style, i, width, config.layers_per_block, attend, i < last, name=f"down_blocks_{i}")
+            x, new = block(x, inputs)
+            skips += new
+        skips = [
+            self._slots(style, "after_encoder", Site("skips", i, None, skip.shape[-1]), skip, inputs)
+            for i, skip in enumerate(skips)
+        ]
+        x = MidBlock(style, widths[-1], name="mid_block")(x, inputs)
+        for i, level in enumerate(reversed(range(len(widths)))):
+            if style.stop_at in inputs.features:
+                return x
+            used = [skips.pop() for _ in range(config.layers_per_block + 1)]
+            size = skips[-1].shape[1:3] if skips else None
+            attend = config.attention_levels[level]
+            x = UpBlock(style, i, level, widths[level], attend, level > 0, name=f"up_blocks_{i}")(x, used, inputs, size)
+        return x
+
+    def _head(self, x: Features) -> Features:
+        """Group norm, SiLU, convolution to the prediction."""
+        x = jax.nn.silu(GroupNorm(self.config.norm_groups, name="conv_norm_out")(x))
+        return conv3x3(self.config.out_channels, dtype=self.dtype, name="conv_out")(x)

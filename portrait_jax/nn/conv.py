@@ -1,0 +1,35 @@
+"""Convolutions of the Stable Diffusion family: 3×3 with PyTorch's padding, and 1×1 as a matrix product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from portrait_jax.typing import Array, Float
+
+SAME = ((1, 1), (1, 1))
+"""Padding of a 3×3 convolution that keeps the size (stride 1) or halves it rounding up (stride 2)."""
+RIGHT_BOTTOM = ((0, 1), (0, 1))
+"""Padding of the image autoencoder's stride-2 convolutions."""
+
+
+def conv3x3(channels: int, *, name: str, dtype: Any, stride: int = 1, padding=SAME, zero: bool = False) -> nn.Conv:
+    """A 3×3 convolution with bias; `zero` starts it at zero, so that a new branch begins as the identity."""
+    init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    return nn.Conv(channels, (3, 3), (stride, stride), padding=padding, kernel_init=init, dtype=dtype, name=name)
+
+
+class PointwiseConv(nn.Module):
+    """A 1×1 convolution computed as a matrix product; its kernel keeps the convolution's shape (1, 1, in, out)."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch out"]:
+        shape = (1, 1, x.shape[-1], self.channels)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        return x.astype(self.dtype) @ kernel[0, 0].astype(self.dtype) + bias.astype(self.dtype)

@@ -1,0 +1,44 @@
+"""Sinusoids: of noise levels, with the two layers that follow, and of positions in time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from portrait_jax.typing import Array, Float, Num
+
+
+def timestep_embedding(timestep: Num[Array, " b"], width: int) -> Float[Array, "b d"]:
+    """[cos, sin] halves at frequencies 10000^(−j/half), always float32 (Stable Diffusion: flip_sin_to_cos, no shift).
+
+    `width` must be even.
+    """
+    half = width // 2
+    frequencies = np.exp(-np.log(10000.0) * np.arange(half) / half).astype(np.float32)
+    angles = timestep.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def position_table(length: int, width: int) -> np.ndarray:
+    """Interleaved sinusoids (length, width) float32: sin in even, cos in odd columns (the motion modules' table)."""
+    angles = np.arange(length)[:, None] * np.exp(-np.log(10000.0) * np.arange(0, width, 2) / width)
+    table = np.zeros((length, width), np.float32)
+    table[:, 0::2] = np.sin(angles)
+    table[:, 1::2] = np.cos(angles[:, : width // 2])
+    return table
+
+
+class TimestepEmbedding(nn.Module):
+    """Linear, SiLU, linear on a sinusoid; names linear_1 and linear_2."""
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, sinusoid: Float[Array, "b d"]) -> Float[Array, "b width"]:
+        hidden = jax.nn.silu(nn.Dense(self.width, dtype=self.dtype, name="linear_1")(sinusoid))
+        return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(hidden)

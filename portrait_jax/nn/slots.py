@@ -1,0 +1,97 @@
+"""Slots: what a system plugs into a backbone, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flax import linen as nn
+
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.errors import ConfigError, nearest
+from portrait_jax.typing import Array
+
+POSITIONS = ("after_conv_in", "after_attn1", "after_attn2", "after_layer", "after_encoder")
+"""Where a slot may sit, in the order in which they run.
+
+after_conv_in   once, on the first convolution's output "b f h w c"; the sum is also the first skip connection
+after_attn1     in every spatial transformer, after self-attention (with reference), on tokens "b f n d"
+after_attn2     the same after cross-attention
+after_layer     after each residual block and its spatial transformer if it has one, on "b f h w c"
+after_encoder   on each skip connection "b f h w c" once the encoder is done; the site's index counts them
+"""
+
+INSIDE = ("after_attn1", "after_attn2")
+"""Positions inside a transformer block."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in a backbone: the name of its block, its number in that block, its level (None: middle), its width."""
+
+    block: str
+    index: int
+    level: int | None
+    channels: int
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A module put at every site of one kind.
+
+    `make(site, dtype=…, name=…)` returns the module; its call takes the features and the value of the conditioning field
+    (or the features alone if `field` is None) and returns features of the same shape, residual included. A slot whose field
+    is None in the conditioning is passed over. Its parameters are found under `name_index` in the site's block, or under
+    `name` in the transformer block it sits in.
+    """
+
+    where: str
+    name: str
+    make: Callable[..., nn.Module]
+    field: str | None = None
+    levels: tuple[int, ...] | None = None
+    """Resolution levels it sits at, 0 = finest; None: all."""
+    mid: bool = True
+    over_time: bool = False
+    """Mixes frames: bypassed when a backbone is called with `use_temporal=False`."""
+
+    def __post_init__(self) -> None:
+        if self.where not in POSITIONS:
+            raise ConfigError(
+                f"slot '{self.name}' sits at '{self.where}', which no backbone has{nearest(self.where, POSITIONS)}"
+            )
+
+    def covers(self, site: Site) -> bool:
+        """Whether it sits at this site."""
+        if site.level is None:
+            return self.mid
+        return self.levels is None or site.level in self.levels
+
+
+def apply_slots(
+    slots: tuple[Slot, ...], where: str, site: Site, x: Array, conditioning: Conditioning, dtype: Any
+) -> Array:
+    """Runs the slots of one position at one site, in their order; must be called inside a compact method."""
+    for slot in slots:
+        value = getattr(conditioning, slot.field) if slot.field else None
+        if slot.where != where or not slot.covers(site) or (slot.field and value is None):
+            continue
+        name = slot.name if where in INSIDE else f"{slot.name}_{site.index}"
+        module = slot.make(site, dtype=dtype, name=name)
+        x = module(x, value) if slot.field else module(x)
+    return x
+
+
+class Residual(nn.Module):
+    """Adds the conditioning's value: a slot without parameters."""
+
+    dtype: Any = None
+
+    def __call__(self, x: Array, value: Array) -> Array:
+        return x + value.astype(x.dtype)
+
+
+def residual_slot(field: str = "spatial") -> Slot:
+    """Adds a feature map of the backbone's first width, "b f h w c", to the output of its first convolution."""
+    return Slot("after_conv_in", field, lambda site, dtype, name: Residual(dtype=dtype, name=name), field=field)

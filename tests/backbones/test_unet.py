@@ -1,0 +1,253 @@
+"""The UNet as a whole: sizes, two dimensions against frames, reference capture and reading, slots, precision."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from portrait_jax.backbones.unet import UNet, UNetConfig, attention_paths
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.nn.slots import Slot
+from portrait_jax.nn.temporal import TemporalConfig
+from tests.golden import manifest, random_params, torch_shapes
+
+SMALL = UNetConfig(
+    block_out_channels=(8, 16),
+    layers_per_block=1,
+    attention_levels=(False, True),
+    num_heads=2,
+    context_dim=6,
+    norm_groups=4,
+    image_prompt_dim=5,
+)
+TEMPORAL = TemporalConfig(num_heads=2, max_length=4, norm_groups=4)
+VIDEO = replace(SMALL, temporal=TEMPORAL)
+TINY = replace(SMALL, block_out_channels=(8,), attention_levels=(True,))
+REFERENCE = replace(SMALL, output_head=False)
+
+
+def count(variables) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables))
+
+
+def shapes_of(config: UNetConfig, channels: int = 4, size: int = 8):
+    args = (jnp.zeros((1, 1, size, size, channels)), jnp.zeros(1))
+    return jax.eval_shape(lambda rng: UNet(config).init(rng, *args, capture=True), jax.random.key(0))
+
+
+def filled(config: UNetConfig, slots: tuple[Slot, ...] = (), conditioning: Conditioning | None = None, seed: int = 0):
+    """Random variables for two clips."""
+    args = (jnp.zeros((2, 1, 8, 8, 4)), jnp.zeros(2), conditioning)
+    return random_params(UNet(config, slots), *args, capture=True, seed=seed)
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    """Two clips of three frames with every field of the conditioning."""
+    tokens = noise((2, 3, 5), 1)
+    params = filled(REFERENCE, seed=1)
+    run = jax.jit(lambda *args: UNet(REFERENCE).apply(*args, capture=True)[1])
+    captured = run(params, noise((2, 1, 8, 8, 4), 2), jnp.zeros(2), Conditioning(image_tokens=tokens))
+    return Conditioning(
+        image_tokens=tokens,
+        reference={path: value[:, 0] for path, value in captured.items()},
+        reference_mask=jnp.ones(2),
+        spatial=noise((2, 3, 8, 8, 8), 3),
+    )
+
+
+@pytest.fixture(scope="module")
+def denoise():
+    """The jitted video UNet with its variables bound: one program for all tests of this file."""
+    params = filled(VIDEO)
+    run = jax.jit(lambda x, c: UNet(VIDEO).apply(params, x, jnp.array([3, 700]), c))
+    return params, run
+
+
+X = (2, 3, 8, 8, 4)
+
+
+def test_full_size_is_stable_diffusion_1_5():
+    shapes = shapes_of(UNetConfig(), size=64)
+    assert count(shapes) == 859_520_964
+
+
+def test_names_and_shapes_are_those_of_the_published_unet():
+    published = manifest("bases_manifest.json")["sd15_unet"]["params"]
+    assert torch_shapes(shapes_of(UNetConfig(), size=64)) == {name: tuple(spec[0]) for name, spec in published.items()}
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "absent"),
+    [
+        ("unet", {"temporal": TemporalConfig()}, ()),
+        ("referencenet", {"output_head": False}, ("weight", "bias")),
+    ],
+)
+def test_names_and_shapes_are_those_of_follow_your_emoji(file, changes, absent):
+    published = manifest("follow_your_emoji_manifest.json")[f"follow-your-emoji/{file}.pth"]
+    unused = {f"up_blocks.3.attentions.2.proj_out.{name}" for name in absent}
+    expected = {
+        name: tuple(spec[0])
+        for name, spec in published.items()
+        if not name.endswith("pos_encoder.pe") and name not in unused
+    }
+    assert torch_shapes(shapes_of(UNetConfig(image_prompt_dim=1024, **changes), size=64)) == expected
+
+
+def test_gradients_are_finite_and_reach_every_parameter(clip):
+    module, params = UNet(VIDEO), filled(VIDEO)
+
+    @jax.jit
+    def gradients(params):
+        return jax.grad(lambda p: jnp.mean(module.apply(p, noise(X), jnp.array([3, 700]), clip) ** 2))(params)
+
+    grads = gradients(params)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(grads))
+    silent = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(grads) if not leaf.any()]
+    assert not silent
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    params, x = filled(TINY), noise((2, 1, 4, 4, 4))
+
+    def gradients(config):
+        return jax.jit(jax.grad(lambda p: jnp.mean(UNet(config).apply(p, x, jnp.array([3, 700])) ** 2)))(params)
+
+    kept, recomputed = gradients(TINY), gradients(replace(TINY, gradient_checkpointing=True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * float(np.abs(b).max())), recomputed, kept)
+
+
+def test_reference_net_captures_exactly_what_the_denoiser_reads(clip):
+    denoiser_features = jax.eval_shape(
+        lambda p: UNet(VIDEO).apply(p, jnp.zeros(X), jnp.zeros(2), clip, capture=True)[1], filled(VIDEO)
+    )
+    assert list(clip.reference) == list(attention_paths(SMALL))
+    assert {path: leaf.shape[2:] for path, leaf in denoiser_features.items()} == {
+        path: leaf.shape[1:] for path, leaf in clip.reference.items()
+    }
+
+
+def test_reference_net_has_no_parameters_behind_its_last_norm():
+    names = torch_shapes(shapes_of(REFERENCE))
+    last = "up_blocks.0.attentions.1."
+    assert {name for name in names if name.startswith(last)} == {
+        f"{last}{layer}.{kind}"
+        for layer, kinds in (("norm", ("weight", "bias")), ("proj_in", ("weight", "bias")))
+        for kind in kinds
+    } | {f"{last}transformer_blocks.0.norm1.{kind}" for kind in ("weight", "bias")}
+    assert not any(
+        name.startswith(("up_blocks.1", "conv_out", "conv_norm_out", "up_blocks.0.upsamplers")) for name in names
+    )
+
+
+def test_masked_reference_equals_no_reference_and_the_rest_of_the_batch_keeps_it(clip, denoise):
+    _, run = denoise
+    x = noise(X)
+    with_reference = run(x, clip)
+    without = run(x, clip.replace(reference=None))
+    mixed = run(x, clip.replace(reference_mask=jnp.array([0.0, 1.0])))
+    assert np.abs(with_reference - without).max() > 1e-2
+    np.testing.assert_allclose(mixed[0], without[0], atol=1e-5)
+    np.testing.assert_allclose(mixed[1], with_reference[1], atol=1e-5)
+
+
+def test_missing_image_tokens_equal_zero_tokens_of_any_number():
+    params, x = filled(TINY), noise((2, 1, 4, 4, 4))
+    run = jax.jit(lambda tokens: UNet(TINY).apply(params, x, jnp.zeros(2), Conditioning(image_tokens=tokens)))
+    np.testing.assert_allclose(run(None), run(jnp.zeros((2, 3, 5))), atol=1e-5)
+
+
+def test_without_temporal_modules_every_frame_is_alone(clip, denoise):
+    params, run = denoise
+    x = noise(X)
+    still = jax.jit(lambda x, c: UNet(VIDEO).apply(params, x, jnp.array([3, 700]), c, use_temporal=False))
+    video = still(x, clip)
+    image = jax.jit(lambda x, c: UNet(SMALL).apply(params, x, jnp.array([3, 700]), c))(x[:, 1:2], clip.window(1, 1))
+    np.testing.assert_allclose(video[:, 1:2], image, atol=1e-5)
+    assert np.abs(run(x, clip) - video).max() > 1e-2
+
+
+def test_bfloat16_compute_keeps_float32_parameters_and_follows_float32(clip, denoise):
+    params, run = denoise
+    half = jax.jit(lambda x, c: UNet(VIDEO, dtype=jnp.bfloat16).apply(params, x, jnp.array([3, 700]), c))
+    exact, rough = run(noise(X), clip), half(noise(X), clip)
+    assert rough.dtype == jnp.float32
+    assert np.abs(rough - exact).mean() < 0.1 * np.abs(exact).mean()
+    hidden = jax.eval_shape(
+        lambda p: UNet(VIDEO, dtype=jnp.bfloat16).apply(p, jnp.zeros(X), jnp.zeros(2), clip, capture=True)[1], params
+    )
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in hidden.values())
+
+
+def test_odd_sizes_and_three_levels_run():
+    config = replace(SMALL, block_out_channels=(8, 8, 8), attention_levels=(True, False, True))
+    out = jax.eval_shape(
+        lambda rng: UNet(config).init_with_output(rng, jnp.zeros((1, 1, 7, 5, 4)), jnp.zeros(1)), jax.random.key(0)
+    )[0]
+    assert out.shape == (1, 1, 7, 5, 4)
+
+
+class Shift(nn.Module):
+    """Adds a constant times the mean of a conditioning field: a minimal adapter."""
+
+    amount: float
+
+    @nn.compact
+    def __call__(self, x, value):
+        assert value.ndim == 4 and x.shape[:2] == value.shape[:2]
+        gain = self.param("gain", nn.initializers.ones, (x.shape[-1],))
+        return x + self.amount * gain * value.mean()
+
+
+def shift_slot(where: str, levels: tuple[int, ...] | None = None) -> Slot:
+    return Slot(where, "shift", lambda site, dtype, name: Shift(0.1, name=name), field="motion", levels=levels)
+
+
+@pytest.mark.parametrize(
+    ("where", "levels", "expected"),
+    [
+        ("after_conv_in", None, {"shift.0"}),
+        ("after_attn1", (1,), {f"{b}.attentions.{i}.transformer_blocks.0.shift" for b, i in (
+            ("down_blocks.1", 0), ("mid_block", 0), ("up_blocks.0", 0), ("up_blocks.0", 1))}),
+        ("after_layer", (0,), {"down_blocks.0.shift.0", "mid_block.shift.0", "up_blocks.1.shift.0", "up_blocks.1.shift.1"}),
+        ("after_encoder", None, {"shift.0", "shift.1", "shift.2", "shift.3"}),
+    ],
+)  # fmt: skip
+def test_slot_sits_where_it_says_and_at_its_levels(where, levels, expected):
+    conditioning = Conditioning(motion=jnp.ones((2, 1, 3, 4)))
+    names = torch_shapes(filled(SMALL, (shift_slot(where, levels),), conditioning))
+    assert {name.removesuffix(".gain") for name in names if name.endswith("gain")} == expected
+
+
+@pytest.mark.parametrize("where", ["after_attn2", "after_encoder"])
+def test_slot_acts_on_its_field_and_is_passed_over_without_it(where):
+    module, conditioning = UNet(TINY, (shift_slot(where),)), Conditioning(motion=jnp.ones((2, 1, 3, 4)))
+    params = filled(TINY, module.slots, conditioning)
+    run = jax.jit(lambda c: module.apply(params, noise((2, 1, 4, 4, 4)), jnp.zeros(2), c))
+    plain, shifted = run(Conditioning()), run(conditioning)
+    assert np.abs(shifted - plain).max() > 1e-3
+    np.testing.assert_allclose(run(conditioning.replace(motion=0 * conditioning.motion)), plain, atol=1e-5)
+
+
+def test_mistakes_name_the_remedy():
+    key = jax.random.key(0)
+    with pytest.raises(ConfigError, match="capture=True"):
+        UNet(REFERENCE).init(key, jnp.zeros(X), jnp.zeros(2))
+    with pytest.raises(ConfigError, match="one entry per level"):
+        UNetConfig(attention_levels=(True,))
+    with pytest.raises(ConfigError, match="did you mean 'after_layer'"):
+        Slot("after_layers", "x", Shift)
+    with pytest.raises(ShapeError, match="image_prompt_dim"):
+        config = replace(SMALL, image_prompt_dim=None)
+        UNet(config).init(key, jnp.zeros(X), jnp.zeros(2), Conditioning(image_tokens=jnp.zeros((2, 3, 5))))
+    with pytest.raises(ConfigError, match="3 norm groups do not divide 8 channels"):
+        UNet(replace(SMALL, norm_groups=3)).init(key, jnp.zeros(X), jnp.zeros(2))

@@ -1,0 +1,75 @@
+"""The image encoder: published size and names, preprocessing, tokens and embedding, errors."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from portrait_jax.encoders import CLIPVision, CLIPVisionConfig, clip_pixels
+from portrait_jax.encoders.clip_vision import MEAN, STD
+from portrait_jax.errors import ConfigError, ShapeError
+from tests.golden import manifest, random_params, torch_shapes
+
+TINY = CLIPVisionConfig(hidden=8, layers=2, heads=2, mlp=16, patch=4, image_size=8, projection=6)
+
+
+def shapes_of(config: CLIPVisionConfig):
+    size = config.image_size
+    return jax.eval_shape(CLIPVision(config).init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+
+
+def count(variables) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(variables))
+
+
+def test_full_size_is_vit_l_14():
+    shapes = shapes_of(CLIPVisionConfig())
+    assert count(shapes) == 303_966_208
+    published = manifest("bases_manifest.json")["sd_image_variations_clip_vision"]["params"]
+    names = {name: tuple(spec[0]) for name, spec in published.items() if not name.endswith("position_ids")}
+    assert torch_shapes(shapes) == names
+
+
+def test_full_size_vit_h_14_differs_by_its_config_alone():
+    huge = CLIPVisionConfig(hidden=1280, layers=32, mlp=5120, projection=1024, activation="gelu")
+    assert count(shapes_of(huge)) == 632_076_800
+
+
+def test_tokens_and_embedding_come_from_one_set_of_parameters():
+    pixels = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    module = CLIPVision(TINY)
+    params = random_params(module, pixels)
+    tokens = jax.jit(module.apply)(params, pixels)
+    assert tokens.shape == (2, TINY.tokens, 8) == (2, 5, 8)
+    embedding = jax.jit(lambda p, x: module.apply(p, x, embed=True))(params, pixels)
+    assert embedding.shape == (2, 6)
+    bare = CLIPVision(replace(TINY, projection=None))
+    kept = {k: v for k, v in params["params"]["vision_model"].items() if k != "post_layernorm"}
+    np.testing.assert_allclose(jax.jit(bare.apply)({"params": {"vision_model": kept}}, pixels), tokens, atol=1e-6)
+    # The embedding is the projected, normalised class token.
+    first = tokens[:, 0]
+    normal = (first - first.mean(-1, keepdims=True)) / jnp.sqrt(first.var(-1, keepdims=True) + 1e-5)
+    norm, kernel = (params["params"]["vision_model"]["post_layernorm"], params["params"]["visual_projection"]["kernel"])
+    np.testing.assert_allclose(embedding, (normal * norm["scale"] + norm["bias"]) @ kernel, atol=1e-4)
+
+
+def test_preprocessing_resizes_the_short_side_crops_the_centre_and_normalises():
+    image = jnp.zeros((1, 10, 30, 3)).at[:, :, 10:20].set(1.0).at[:, :, :10].set(-1.0)
+    pixels = clip_pixels(image, 10)
+    assert pixels.shape == (1, 10, 10, 3)
+    np.testing.assert_allclose(pixels, np.broadcast_to((1 - np.array(MEAN)) / np.array(STD), (1, 10, 10, 3)), atol=1e-5)
+    assert clip_pixels(jnp.zeros((2, 37, 23, 3)), 8).shape == (2, 8, 8, 3)
+    black = clip_pixels(jnp.full((1, 16, 16, 3), -3.0), 8)
+    np.testing.assert_allclose(black[0, 0, 0], -np.array(MEAN) / np.array(STD), atol=1e-5)
+
+
+def test_mistakes_name_the_remedy():
+    key = jax.random.key(0)
+    with pytest.raises(ShapeError, match="use clip_pixels"):
+        CLIPVision(TINY).init(key, jnp.zeros((1, 9, 9, 3)))
+    with pytest.raises(ConfigError, match="no multiple of patch"):
+        replace(TINY, image_size=9)
+    with pytest.raises(ConfigError, match="no projection"):
+        CLIPVision(replace(TINY, projection=None)).init(key, jnp.zeros((1, 8, 8, 3)), embed=True)
