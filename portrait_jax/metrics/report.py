@@ -1,0 +1,70 @@
+"""Tables of the suite's results, for people: Markdown for pages, rich for terminals, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table as RichTable
+
+from portrait_jax.metrics.suite import METRICS, Metric, Table
+
+ARROWS = {"low": "↓", "high": "↑", "one": "→ 1"}
+
+
+def cell(value: float, metric: Metric) -> str:
+    return f"{value:.{metric.digits}f}" if np.isfinite(value) else "–"
+
+
+def rows(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Header and one row per metric and group; columns are the methods. The arrow says which direction is better."""
+    methods = list(next(iter(table.values())))
+    body = [
+        [group, f"{metric.label} {ARROWS[metric.best]}", *(cell(scores[method][name], metric) for method in methods)]
+        for group, scores in table.items()
+        for name, metric in METRICS.items()
+    ]
+    return ["driving", "metric", *methods], body
+
+
+def markdown(table: Table) -> str:
+    """A Markdown table, ending with a newline."""
+    header, body = rows(table)
+    rule = ["---", "---", *["---:"] * (len(header) - 2)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in [header, rule, *body])
+
+
+def terminal(table: Table, title: str | None = None) -> RichTable:
+    """The same table for `rich.print`."""
+    header, body = rows(table)
+    drawn = RichTable(*header, title=title)
+    for column in drawn.columns[2:]:
+        column.justify = "right"
+    previous = None
+    for line in body:
+        if previous not in (None, line[0]):
+            drawn.add_section()
+        drawn.add_row(line[0] if line[0] != previous else "", *line[1:])
+        previous = line[0]
+    return drawn
+
+
+def write(table: Table, folder: Path, settings: dict[str, object]) -> None:
+    """Writes `metrics.json` (settings and numbers, NaN as null) and `table.md` into `folder`, each in one move."""
+    numbers = {
+        group: {
+            method: {name: value if np.isfinite(value) else None for name, value in scores.items()}
+            for method, scores in methods.items()
+        }
+        for group, methods in table.items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in {
+        "metrics.json": json.dumps({"settings": settings, "metrics": numbers}, indent=2) + "\n",
+        "table.md": markdown(table),
+    }.items():
+        temporary = folder / f".{name}.part"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / name)
