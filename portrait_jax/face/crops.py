@@ -46,13 +46,16 @@ class Crop(NamedTuple):
         return moved * np.float32(scale)
 
 
-def square_crop(box: Float[np.ndarray, "4"], margin: float | int, image_size: tuple[int, int]) -> Crop:
+def square_crop(
+    box: Float[np.ndarray, "4"], margin: float | int, image_size: tuple[int, int], lift: float = UPWARD_SHIFT
+) -> Crop:
     """The square around a face box with `margin` (a fraction of the box's longer side) on each side.
 
     It shrinks to fit into the image as long as the box itself still fits, and moves inside wherever it can.
 
     Args:
         image_size: (height, width) in pixels.
+        lift: how far the square's middle lies above the box's, as a fraction of the box's longer side.
 
     Raises:
         NoFaceError: the box is not finite, empty, or lies outside the image.
@@ -67,7 +70,7 @@ def square_crop(box: Float[np.ndarray, "4"], margin: float | int, image_size: tu
     size = max(round(min(side * (1 + 2 * margin), height, width)), int(np.ceil(side)) + 2)
     slack = size - side
     left = _placed((x0 + x1 - size) / 2, (x1 - size, x0), width - size)
-    top = _placed((y0 + y1 - size) / 2 - min(UPWARD_SHIFT * side, slack / 4), (y1 - size, y0), height - size)
+    top = _placed((y0 + y1 - size) / 2 - min(lift * side, slack / 4), (y1 - size, y0), height - size)
     return Crop(left, top, size)
 
 

@@ -116,7 +116,8 @@ class Task(Protocol):
     `sample_every` steps with the moving average of the parameters; it draws progress for people.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def stages(self) -> Mapping[str, Stage]:

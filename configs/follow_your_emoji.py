@@ -1,0 +1,142 @@
+"""Follow-Your-Emoji at demo size: 128 pixels, latents 16×16×8, trained on procedural portraits.
+
+    python -m launch.train --config configs/follow_your_emoji.py:demo_stage1 --workdir runs/demo
+    python -m launch.train --config configs/follow_your_emoji.py:demo_stage2 --workdir runs/demo
+
+Training pictures are drawn as they are needed; over a whole training it is quicker to draw them once (`launch.prepare`, then
+`--config.data.path`). The autoencoder is the embedded one. How the embedded checkpoint was made from nothing, with hardware,
+time and result: `docs/demo_checkpoint.md`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import autoencoder
+from portrait_jax.errors import ConfigError, nearest
+
+WIDTHS = (48, 72, 96)
+
+
+def get_config(stage: str = "demo") -> ConfigDict:
+    """`demo_stage1` trains on single frames, `demo_stage2` the temporal modules; `demo` is what animates."""
+    stages = {"demo_stage1": stage1, "demo_stage2": stage2, "demo": stage2}
+    if stage not in stages:
+        raise ConfigError(f"configs/follow_your_emoji.py has no '{stage}'{nearest(stage, list(stages))}")
+    config = base()
+    config.stage = stage
+    stages[stage](config)
+    return config
+
+
+def base() -> ConfigDict:
+    """What the stages share."""
+    return ConfigDict(
+        {
+            "task": "follow_your_emoji",
+            "stage": "",
+            "compute_dtype": "auto",
+            "model": model(),
+            "loss": {
+                "facial": 1.0,  # §3.2 adds both losses with weight 1
+                "drop": 0.1,
+                "temporal": False,
+            },
+            "sampling": {
+                "solver": "dpmpp_2m",
+                "steps": 10,
+                "guidance": 1.5,
+                "spacing": "trailing",
+                "previous": "listed",
+                "window": 12,
+                "overlap": 4,
+                "windows_per_chunk": 3,
+            },
+            "data": {
+                "kind": "clips",
+                "path": "",
+                "size": 128,
+                "latent_factor": 8,
+                "drawing": "smooth",
+                "frame_stride": (1, 1),
+            },
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},
+        }
+    )
+
+
+def model() -> ConfigDict:
+    """The published layout with three levels instead of four and about a hundredth of the parameters."""
+    return ConfigDict(
+        {
+            "image_size": 128,
+            "drawing_style": "smooth",
+            "autoencoder": autoencoder.model(),
+            "denoiser": {
+                "in_channels": 8,
+                "out_channels": 8,
+                "block_out_channels": WIDTHS,
+                "layers_per_block": 1,
+                "attention_levels": (True, True, False),
+                "num_heads": 4,
+                "context_dim": 64,
+                "norm_groups": 8,
+                "image_prompt_dim": 64,
+            },
+            "temporal": {"num_heads": 4, "max_length": 32, "norm_groups": 8},
+            "guider": {"channels": (8, 16, 32, 48), "out_channels": WIDTHS[0]},
+            # A CLIP vision transformer in small, trained from scratch: there is no pretrained one for cartoons.
+            "image_encoder": {
+                "hidden": 64,
+                "layers": 2,
+                "heads": 4,
+                "mlp": 128,
+                "patch": 16,
+                "image_size": 64,
+                "projection": None,
+            },
+            # The release's schedule: infer.yaml, zero terminal SNR, velocity.
+            "schedule": {"name": "scaled_linear", "zero_terminal_snr": True},
+        }
+    )
+
+
+def stage1(config: ConfigDict) -> None:
+    """Everything but the autoencoder and the temporal modules, on single frames (§3.2, first stage)."""
+    # Far apart, so that the frames of one example differ.
+    config.data.frame_stride = (2, 5)
+    config.train = ConfigDict(
+        {
+            "trainable": ("denoiser/(?!.*motion_modules).*", "reference/.*", "guider/.*", "image_encoder/.*"),
+            "init_from": {"autoencoder": "{assets}/follow_your_emoji_demo.safetensors"},
+            "steps": 1000,
+            "batch_size": 8,
+            "frames": 4,
+            "lr": 1e-3,
+            "b2": 0.99,
+            "schedule": "cosine",
+            "warmup_steps": 50,
+            "weight_decay": 0.01,
+            "clip_norm": 1.0,
+            "ema_decay": 0.99,
+            "seed": 0,
+            "checkpoint_every": 250,
+            "log_every": 20,
+            "sample_every": 250,
+        }
+    )
+
+
+def stage2(config: ConfigDict) -> None:
+    """The temporal modules alone, on clips (§3.2, second stage)."""
+    stage1(config)
+    config.loss.temporal = True
+    config.data.frame_stride = (1, 1)
+    config.train.update(
+        {
+            "trainable": ("denoiser/.*motion_modules.*",),
+            "init_from": {"*": "{workdir}/demo_stage1"},
+            "steps": 300,
+            "batch_size": 2,
+            "frames": 12,
+            "lr": 5e-4,
+        }
+    )

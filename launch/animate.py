@@ -1,0 +1,92 @@
+"""Animates a portrait by a driving video or a stored landmark sequence.
+
+    python -m launch.animate --config configs/follow_your_emoji.py:demo \\
+        --portrait portrait.png --driving video.mp4 --output out.mp4
+
+The driving video's frame rate and sound are kept unless --fps or --audio say otherwise. Beside OUTPUT appear a contact sheet
+(.png) and all settings (.json). After an interruption the same command with --resume goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from launch import cli
+from launch.progress import Bars
+from portrait_jax import systems
+from portrait_jax.animation import Animator
+from portrait_jax.animation.files import Job, animate_files
+from portrait_jax.errors import ConfigError
+from portrait_jax.systems.loading import load_system_params
+
+CONFIG = config_flags.DEFINE_config_file("config", "configs/follow_your_emoji.py:demo", "Config file and stage.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "Parameters: a .safetensors file or a run's directory. Default: the demo's."
+)
+PORTRAIT = flags.DEFINE_string("portrait", None, "Image file of the portrait.")
+PORTRAIT_LANDMARKS = flags.DEFINE_string(
+    "portrait_landmarks", None, "Its landmarks (.npz), where no face detector sees them."
+)
+DRIVING = flags.DEFINE_string("driving", None, "Driving video, or a stored landmark sequence (.npz).")
+AUDIO = flags.DEFINE_string("audio", None, "File whose sound is used instead of the driving video's.")
+OUTPUT = flags.DEFINE_string("output", None, "The video to write, ending in .mp4.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
+STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", lower_bound=1, upper_bound=1000)
+GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale; 1 is none and twice as fast.", lower_bound=0)
+FPS = flags.DEFINE_float("fps", None, "Frame rate; default the driving file's.", lower_bound=1, upper_bound=240)
+FACE = flags.DEFINE_string("face", "only", "Which face: 'only', 'largest', or its number from the left (0, 1, …).")
+ROTATION = flags.DEFINE_enum(
+    "rotation",
+    "absolute",
+    ["absolute", "relative"],
+    "Take the driver's head rotation, or add its changes to the portrait's.",
+)
+LANDMARKER = flags.DEFINE_string(
+    "face_landmarker", None, "MediaPipe's face_landmarker.task; default: see docs/animate.md."
+)
+RESUME = flags.DEFINE_bool("resume", False, "Go on with an interrupted run.")
+
+
+def main() -> None:
+    """Checks the flags, loads the system, animates."""
+    paths = {"portrait": PORTRAIT.value, "driving": DRIVING.value, "output": OUTPUT.value}
+    for name, value in paths.items():
+        if not value:
+            raise ConfigError(f"--{name} is missing")
+    config = CONFIG.value
+    system = systems.build(config)
+    params = load_system_params(system, CHECKPOINT.value)
+    job = Job(
+        portrait=Path(PORTRAIT.value),
+        driving=Path(DRIVING.value),
+        output=Path(OUTPUT.value),
+        audio=optional_path(AUDIO.value),
+        portrait_landmarks=optional_path(PORTRAIT_LANDMARKS.value),
+        landmarker=optional_path(LANDMARKER.value),
+        face=FACE.value,
+        fps=FPS.value,
+        seed=SEED.value,
+        rotation=ROTATION.value,
+        resume=RESUME.value,
+    )
+    about = {"config": json.loads(config.to_json_best_effort()), "checkpoint": CHECKPOINT.value or "demo"}
+    with Bars() as bars:
+        record = animate_files(
+            Animator(system, params, STEPS.value, GUIDANCE.value), job, about=about, report=bars.report
+        )
+    print(
+        f"{job.output}: {record['frames']} frames at {record['fps']:g} fps; contact sheet {job.sheet}, settings {job.record}"
+    )
+
+
+def optional_path(value: str | None) -> Path | None:
+    """A path, if a flag was given."""
+    return Path(value) if value else None
+
+
+if __name__ == "__main__":
+    cli.run(main, __doc__)

@@ -1,0 +1,210 @@
+"""Animates one portrait window by window: flat memory, frames as they are done, and a state to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from portrait_jax.autoencoders.pixels import to_u8
+from portrait_jax.diffusion.guidance import Guidance, classifier_free
+from portrait_jax.diffusion.solvers import Solver
+from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.face.alignment import retarget
+from portrait_jax.face.drawing import draw_landmarks
+from portrait_jax.long_video.overlap import Carry, Windows, init_carry, plan_windows, window_sampler
+from portrait_jax.systems.system import System
+from portrait_jax.typing import Image, Int, Landmarks, Params, Video
+
+Drawing = Callable[[Int[np.ndarray, " f"]], Video]
+"""Frame numbers → control images of these frames."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an interrupted animation goes on from.
+
+    Attributes:
+        window: the first window that is still to be sampled.
+        carry: what the windows before it hand over.
+    """
+
+    window: int
+    carry: Carry
+
+
+@dataclass(frozen=True)
+class Animator:
+    """A system with parameters and sampling settings; compiles once, then serves any number of videos.
+
+    Attributes:
+        system: see `systems.system.System`.
+        params: its parameters.
+        steps, guidance: override `system.sampling`.
+        length, overlap, windows_per_chunk: override the window settings of `system.sampling`.
+    """
+
+    system: System
+    params: Params
+    steps: int | None = None
+    guidance: float | None = None
+    length: int | None = None
+    overlap: int | None = None
+    windows_per_chunk: int | None = None
+    _compiled: dict = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def settings(self) -> dict[str, float | int | str]:
+        """The sampling settings in force, for the record."""
+        base = self.system.sampling
+
+        def chosen(value, default):
+            return default if value is None else value
+
+        return {
+            "solver": base.solver,
+            "steps": chosen(self.steps, base.steps),
+            "guidance": chosen(self.guidance, base.guidance),
+            "window": chosen(self.length, base.window),
+            "overlap": chosen(self.overlap, base.overlap),
+            "windows_per_chunk": chosen(self.windows_per_chunk, base.windows_per_chunk),
+        }
+
+    @cached_property
+    def solver(self) -> Solver:
+        return self.system.solver(int(self.settings["steps"]))
+
+    @cached_property
+    def rule(self) -> Guidance:
+        return classifier_free(float(self.settings["guidance"]))
+
+    def plan(self, frames: int) -> Windows:
+        """Where the windows of a video of `frames` frames lie; a short video gets one short window."""
+        length, overlap = int(self.settings["window"]), int(self.settings["overlap"])
+        return plan_windows(frames, length, overlap)
+
+    def frames(
+        self, portrait: Image, drawing: Drawing, count: int, *, seed: int = 0, start: Progress | None = None
+    ) -> Iterator[tuple[Video, Progress]]:
+        """Yields chunk after chunk of finished frames, each with the state to go on from.
+
+        Args:
+            portrait: u8 "h w 3" at `system.image_size`.
+            drawing: gives the control images of a stretch of frames, at the same size; only what a chunk needs is asked for.
+            count: frames in the video.
+            seed: noise; the same seed gives the same video.
+            start: where an earlier run stopped.
+
+        Raises:
+            ShapeError: for a portrait or drawing of another size.
+            ConfigError: if `count` < 1, or for window settings that do not fit.
+        """
+        if count < 1:
+            raise ConfigError("there is nothing to animate: the driving sequence has no frame")
+        if int(self.settings["windows_per_chunk"]) < 1:
+            raise ConfigError(f"windows_per_chunk must be at least 1, not {self.settings['windows_per_chunk']}")
+        self._check_size(portrait, "portrait")
+        windows, size = self.plan(count), min(int(self.settings["windows_per_chunk"]), self.plan(count).count)
+        still = self._encode_portrait(self._placed, portrait[None])
+        key = jax.random.key(seed)
+        carry = start.carry if start else init_carry(self.solver, windows.overlap, (1, *self.system.latent_shape()))
+        sample = self._sampler(windows, size)
+        for first in range(start.window if start else 0, windows.count, size):
+            control = drawing(windows.source_frames(first, size))
+            self._check_size(control[0], "control image")
+            conditionings = self._encode_driving(self._placed, still, {"control": control[None]})
+            carry, latents = sample(self._placed, conditionings, carry, key, first, windows.count)
+            kept = np.asarray(windows.emit(first, latents)[0])
+            # The carry is donated to the next call, so the caller gets a copy on the host.
+            yield self._decode_all(kept, windows.stride), Progress(first + size, jax.device_get(carry))
+
+    @cached_property
+    def _placed(self) -> Params:
+        """The parameters on the device: those of a file would travel there with every call."""
+        return jax.device_put(self.params)
+
+    def _check_size(self, image: Image, what: str) -> None:
+        side = self.system.image_size
+        if image.shape[:2] != (side, side):
+            raise ShapeError(
+                f"the {what} is {image.shape[1]}×{image.shape[0]}, the system needs {side}×{side}; resize it"
+            )
+
+    @cached_property
+    def _encode_portrait(self) -> Callable:
+        return jax.jit(self.system.encode_portrait)
+
+    @cached_property
+    def _encode_driving(self) -> Callable:
+        return jax.jit(self.system.encode_driving)
+
+    @cached_property
+    def _decode(self) -> Callable:
+        return jax.jit(self.system.decode)
+
+    def _sampler(self, windows: Windows, size: int) -> Callable:
+        """One compiled program per number of windows in a chunk."""
+        if size not in self._compiled:
+            self._compiled[size] = window_sampler(
+                self.system.denoise,
+                solver=self.solver,
+                guidance=self.rule,
+                length=windows.length,
+                overlap=windows.overlap,
+                size=size,
+            )
+        return self._compiled[size]
+
+    def _decode_all(self, latents: np.ndarray, group: int) -> Video:
+        """Decodes "f h w c" in groups of one size, so that the decoder compiles once and its memory stays flat."""
+        parts = []
+        for first in range(0, len(latents), group):
+            part = latents[first : first + group]
+            padded = np.concatenate([part, np.repeat(part[-1:], group - len(part), axis=0)])
+            parts.append(to_u8(self._decode(self._placed, jnp.asarray(padded)[None])[0])[: len(part)])
+        return np.concatenate(parts)
+
+
+def animate_clip(
+    system: System,
+    params: Params,
+    portrait: Image,
+    reference_landmarks: Landmarks,
+    driving_landmarks: Landmarks,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    align: bool = True,
+    animator: Animator | None = None,
+) -> Video:
+    """Animates a portrait by a landmark sequence, all in memory: for notebooks and metrics.
+
+    Args:
+        portrait: u8 "h w 3" at `system.image_size`.
+        reference_landmarks: (478, 3), pixels of the portrait.
+        driving_landmarks: (f, 478, 3), pixels; with `align` they are moved onto the portrait's face first
+            (`face.alignment.retarget`), without they are drawn as they are.
+        animator: a compiled one to use again; then `steps` and `guidance` are its own.
+
+    Returns:
+        u8 "f h w 3".
+    """
+    animator = animator or Animator(system, params, steps, guidance)
+    points = retarget(driving_landmarks, reference_landmarks) if align else driving_landmarks
+    drawing = control_drawing(points, system)
+    return np.concatenate([frames for frames, _ in animator.frames(portrait, drawing, len(points), seed=seed)])
+
+
+def control_drawing(landmarks_px: Landmarks, system: System) -> Drawing:
+    """Draws the asked frames of a landmark sequence in the style that the system was trained with."""
+    side = system.image_size
+
+    def draw(indices: Int[np.ndarray, " f"]) -> Video:
+        return np.stack([draw_landmarks(landmarks_px[i], side, side, style=system.drawing_style) for i in indices])
+
+    return draw

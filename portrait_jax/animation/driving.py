@@ -1,0 +1,140 @@
+"""The driving signal: landmarks of a stored sequence or of a video, and a few frames to show beside the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from portrait_jax.face.alignment import LandmarkSequence, load_landmarks, save_landmarks
+from portrait_jax.face.detector import FaceDetector
+from portrait_jax.face.drawing import draw_landmarks
+from portrait_jax.media.files import FilePath, atomic_output
+from portrait_jax.media.image import letterbox
+from portrait_jax.media.video import probe, read_frames
+from portrait_jax.typing import Image, Video
+
+THUMBNAIL = 192
+"""Side in pixels of the frames kept for the contact sheet."""
+
+POINTS, PICTURES = "driving.npz", "thumbnails.npz"
+"""Names in the cache; the second is written last."""
+
+Report = Callable[[str, int, int | None], None]
+"""(what is being done, how many are done, how many there are if known)."""
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """A `Report` that says nothing."""
+
+
+class Driving(NamedTuple):
+    """A landmark sequence, and evenly spread pictures of it.
+
+    Attributes:
+        sequence: landmarks in pixels of the driving frames, with their frame rate.
+        thumbnails: u8 "k s s 3".
+        thumbnail_frames: which frames they show.
+    """
+
+    sequence: LandmarkSequence
+    thumbnails: Video
+    thumbnail_frames: list[int]
+
+
+def load_driving(
+    path: FilePath,
+    *,
+    fps: float | None = None,
+    detector: Callable[[], FaceDetector] = FaceDetector,
+    cache: Path | None = None,
+    report: Report = silent,
+) -> Driving:
+    """Reads a stored sequence (`.npz`, see `face.alignment.save_landmarks`) or finds the face in each frame of a video.
+
+    Args:
+        fps: resample a video to this rate; None keeps its own. A stored sequence is resampled alike.
+        detector: opens a face detector; only called for videos.
+        cache: a folder where a video's landmarks are kept, so that an interrupted run need not find them again.
+        report: told about progress.
+
+    Raises:
+        InputFileError, VideoError, NoFaceError, MultipleFacesError: with the file and the frame.
+    """
+    if is_sequence(path):
+        return _from_sequence(resample(load_landmarks(path), fps))
+    info = probe(path)
+    if cache is not None and (cache / PICTURES).exists():
+        with np.load(cache / PICTURES, allow_pickle=False) as kept:
+            return Driving(load_landmarks(cache / POINTS), kept["thumbnails"], kept["frames"].tolist())
+    rate = fps or info.fps
+    expected = max(round(info.duration * rate), 1)
+    keeper = Thumbnails()
+    frames = keeper.watch(_reported(read_frames(path, fps=rate), expected, report))
+    with detector() as found:
+        landmarks = found.detect_video(frames, path).landmarks_px
+    sequence = LandmarkSequence(rate, keeper.size[1], keeper.size[0], landmarks)
+    if cache is not None:
+        # Stored landmarks are rounded: a run that is resumed must see what the first one saw.
+        save_landmarks(cache / POINTS, sequence)
+        sequence = load_landmarks(cache / POINTS)
+        with atomic_output(cache / PICTURES) as partial:
+            np.savez(partial, thumbnails=np.stack(keeper.images), frames=np.array(keeper.numbers))
+    return Driving(sequence, np.stack(keeper.images), keeper.numbers)
+
+
+def is_sequence(path: FilePath) -> bool:
+    """Whether a driving file holds stored landmarks; any other is taken for a video."""
+    return Path(path).suffix.lower() == ".npz"
+
+
+def resample(sequence: LandmarkSequence, fps: float | None) -> LandmarkSequence:
+    """The sequence at another frame rate, linearly interpolated; itself for None or its own rate."""
+    if fps is None or fps == sequence.fps:
+        return sequence
+    frames = len(sequence.landmarks)
+    count = max(round(frames * fps / sequence.fps), 1)
+    position = np.minimum(np.arange(count) * sequence.fps / fps, frames - 1)
+    low = position.astype(int)
+    high = np.minimum(low + 1, frames - 1)
+    part = (position - low)[:, None, None].astype(np.float32)
+    landmarks = sequence.landmarks[low] * (1 - part) + sequence.landmarks[high] * part
+    return sequence._replace(fps=float(fps), landmarks=landmarks)
+
+
+class Thumbnails:
+    """Keeps at least `least` evenly spread frames of a stream of unknown length in bounded memory."""
+
+    def __init__(self, least: int = 8) -> None:
+        self.least = least
+        self.images: list[Image] = []
+        self.numbers: list[int] = []
+        self.size = (0, 0)
+        """(height, width) of the stream."""
+        self._stride = 1
+
+    def watch(self, frames: Iterable[Image]) -> Iterator[Image]:
+        """Passes frames on; each time twice `least` are kept, every second one is dropped and the stride doubles."""
+        for number, image in enumerate(frames):
+            self.size = image.shape[:2]
+            if number % self._stride == 0:
+                self.images.append(letterbox(image, THUMBNAIL, THUMBNAIL))
+                self.numbers.append(number)
+            if len(self.images) == 2 * self.least:
+                self.images, self.numbers, self._stride = self.images[::2], self.numbers[::2], 2 * self._stride
+            yield image
+
+
+def _from_sequence(sequence: LandmarkSequence) -> Driving:
+    frames = sorted(set(np.linspace(0, len(sequence.landmarks) - 1, 8).astype(int).tolist()))
+    scale = THUMBNAIL / max(sequence.width, sequence.height)
+    pictures = [draw_landmarks(sequence.landmarks[i] * scale, THUMBNAIL, THUMBNAIL, style="smooth") for i in frames]
+    return Driving(sequence, np.stack(pictures), frames)
+
+
+def _reported(frames: Iterable[Image], expected: int | None, report: Report) -> Iterator[Image]:
+    for number, image in enumerate(frames):
+        report("finding the face", number + 1, expected)
+        yield image

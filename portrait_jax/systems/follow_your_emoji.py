@@ -1,0 +1,250 @@
+"""Follow-Your-Emoji (Ma et al., SIGGRAPH Asia 2024): a portrait driven by expression-aware landmarks.
+
+A Stable Diffusion denoiser with temporal modules is told three things: whose face it is, by a reference net whose
+self-attention inputs join the denoiser's keys and values, and by image tokens that take the place of text; and what the
+face does, by landmark drawings that a small convolutional guider turns into a residual after the first convolution.
+Section numbers are the paper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from portrait_jax.adapters.landmark_guider import LandmarkGuider, LandmarkGuiderConfig
+from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
+from portrait_jax.autoencoders.pixels import to_pm1
+from portrait_jax.backbones.unet import UNet, UNetConfig
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.schedule import Schedule, add_noise, make_schedule, signal_noise, velocity
+from portrait_jax.diffusion.solvers import Solver, make_solver
+from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
+from portrait_jax.errors import ConfigError
+from portrait_jax.nn.temporal import TemporalConfig
+from portrait_jax.settings import compute_dtype, from_mapping
+from portrait_jax.systems.strips import sample_strip
+from portrait_jax.systems.system import SamplingConfig
+from portrait_jax.training.task import Stage
+from portrait_jax.typing import Array, Float, Image, Params, PRNGKeyArray, UInt8
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Section 3.2; what the paper leaves open is named so."""
+
+    facial: float = 1.0
+    """Weight of the facial fine-grained loss; 0 is the plain diffusion loss."""
+    temporal: bool = False
+    """Whether the frames of a clip see each other: the second stage."""
+    drop: float = 0.1
+    """Share of clips trained without image tokens and reference (open in the paper; needed for guidance)."""
+
+
+@dataclass(frozen=True, eq=False)
+class FollowYourEmoji:
+    """The system at any size; built from a config by `from_config`."""
+
+    autoencoder_config: KLConfig
+    denoiser_config: UNetConfig
+    guider_config: LandmarkGuiderConfig
+    image_encoder_config: CLIPVisionConfig
+    schedule: Schedule
+    loss_config: LossConfig
+    sampling: SamplingConfig
+    stages: Mapping[str, Stage]
+    image_size: int
+    drawing_style: str
+    """How landmarks are drawn, see `face.drawing`."""
+    dtype: Any
+    name: str = "follow_your_emoji"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where two sizes that must agree do not."""
+        autoencoder, denoiser, guider = self.autoencoder_config, self.denoiser_config, self.guider_config
+        tokens = denoiser.image_prompt_dim or denoiser.context_dim
+        pairs = {
+            "denoiser.in_channels and autoencoder.latent_channels": (denoiser.in_channels, autoencoder.latent_channels),
+            "denoiser.out_channels and autoencoder.latent_channels": (denoiser.out_channels, autoencoder.latent_channels),
+            "guider.out_channels and denoiser.block_out_channels[0]": (guider.out_channels, denoiser.block_out_channels[0]),
+            "the strides of guider and autoencoder": (guider.stride, autoencoder.stride),
+            "denoiser.image_prompt_dim and image_encoder.hidden": (tokens, self.image_encoder_config.hidden),
+            "image_size and its multiple of the autoencoder's stride": (
+                self.image_size, self.image_size // autoencoder.stride * autoencoder.stride,
+            ),
+        }  # fmt: skip
+        for what, (one, other) in pairs.items():
+            if one != other:
+                raise ConfigError(f"{what} must be equal, not {one} and {other}")
+
+    @classmethod
+    def from_config(cls, config: Any) -> FollowYourEmoji:
+        """Builds the system from `configs/follow_your_emoji.py`; raises `ConfigError` naming the wrong key."""
+        model = config.model
+        return cls(
+            autoencoder_config=from_mapping(KLConfig, model.autoencoder),
+            denoiser_config=from_mapping(
+                UNetConfig, model.denoiser, temporal=from_mapping(TemporalConfig, model.temporal)
+            ),
+            guider_config=from_mapping(LandmarkGuiderConfig, model.guider),
+            image_encoder_config=from_mapping(CLIPVisionConfig, model.image_encoder),
+            schedule=make_schedule(**model.schedule),
+            loss_config=from_mapping(LossConfig, config.loss),
+            sampling=from_mapping(SamplingConfig, config.sampling),
+            stages={config.stage: Stage.from_config(config.train)},
+            image_size=model.image_size,
+            drawing_style=model.drawing_style,
+            dtype=compute_dtype(config.compute_dtype),
+        )
+
+    # The networks. All are plain functions of their parameters; building one costs nothing.
+
+    @property
+    def autoencoder(self) -> AutoencoderKL:
+        return AutoencoderKL(self.autoencoder_config, dtype=self.dtype)
+
+    @property
+    def denoiser(self) -> UNet:
+        return UNet(self.denoiser_config, dtype=self.dtype)
+
+    @property
+    def reference(self) -> UNet:
+        """The appearance net (§3.1): the denoiser's layout in 2-D, without an output head."""
+        return UNet(replace(self.denoiser_config, temporal=None, output_head=False), dtype=self.dtype)
+
+    @property
+    def guider(self) -> LandmarkGuider:
+        return LandmarkGuider(self.guider_config, dtype=self.dtype)
+
+    @property
+    def image_encoder(self) -> CLIPVision:
+        return CLIPVision(self.image_encoder_config, dtype=self.dtype)
+
+    def solver(self, steps: int) -> Solver:
+        chosen = self.sampling
+        return make_solver(chosen.solver, self.schedule, steps, "v", chosen.spacing, previous=chosen.previous)
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self.image_size // self.autoencoder_config.stride
+        return side, side, self.autoencoder_config.latent_channels
+
+    def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
+        """Fresh parameters of the five networks."""
+        h, w, c = self.latent_shape()
+        keys = dict(zip(("autoencoder", "image_encoder", "guider", "reference", "denoiser"), jax.random.split(rng, 5)))
+        image = jnp.zeros((1, self.image_size, self.image_size, 3))
+        latent, time = jnp.zeros((1, 1, h, w, c)), jnp.zeros((1,))
+        tokens = self.image_encoder.init_with_output(keys["image_encoder"], self._pixels(image))
+        control = self.guider.init_with_output(keys["guider"], image[:, None])
+        condition = Conditioning(image_tokens=tokens[0], spatial=control[0])
+        return {
+            "autoencoder": self.autoencoder.init(keys["autoencoder"], image)["params"],
+            "image_encoder": tokens[1]["params"],
+            "guider": control[1]["params"],
+            "reference": self.reference.init(keys["reference"], latent, time, condition, capture=True)["params"],
+            "denoiser": self.denoiser.init(keys["denoiser"], latent, time, condition)["params"],
+        }
+
+    # Conditioning
+
+    def encode_portrait(self, params: Params, portrait_u8: UInt8[Array, "b h w 3"]) -> Conditioning:
+        """Image tokens and reference features, once per clip.
+
+        The reference net sees the clean latent at timestep 0 and the same tokens as the denoiser.
+        """
+        image = to_pm1(portrait_u8)
+        tokens = self.image_encoder.apply({"params": params["image_encoder"]}, self._pixels(image))
+        latent = self.to_latents(params, image[:, None])
+        time = jnp.zeros((image.shape[0],))
+        _, reference = self.reference.apply(
+            {"params": params["reference"]}, latent, time, Conditioning(image_tokens=tokens), capture=True
+        )
+        shared = {path: rearrange(features, "b 1 n d -> b n d") for path, features in reference.items()}
+        return Conditioning(image_tokens=tokens, reference=shared)
+
+    def encode_driving(
+        self, params: Params, portrait: Conditioning, driving: Mapping[str, Array]
+    ) -> dict[str, Conditioning]:
+        """Landmark features of `driving["control"]`, u8 "b f h w 3", for both guidance branches.
+
+        The unconditional branch keeps the landmarks: guidance acts on identity alone, as in the release
+        (models/video_pipeline.py).
+        """
+        control = driving["control"].astype(jnp.float32) / 255
+        spatial = self.guider.apply({"params": params["guider"]}, control)
+        cond, keep = portrait.replace(spatial=spatial), jnp.ones((spatial.shape[0],))
+        return {"cond": dropped(cond, keep), "uncond": dropped(cond, 0 * keep)}
+
+    def denoise(
+        self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Float[Array, " b"], conditioning: Conditioning
+    ) -> Float[Array, "b f h w c"]:
+        """Predicted velocity."""
+        return self.denoiser.apply({"params": params["denoiser"]}, noisy, timestep, conditioning)
+
+    def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
+        """Latents → images in [−1, 1], frame by frame."""
+        batch, unscaled = latents.shape[0], latents / self.autoencoder_config.scaling_factor
+        frames = rearrange(unscaled, "b f h w c -> (b f) h w c")
+        images = self.autoencoder.apply({"params": params["autoencoder"]}, frames, method="decode")
+        return rearrange(images, "(b f) h w c -> b f h w c", b=batch)
+
+    def to_latents(self, params: Params, image_pm1: Float[Array, "b f H W 3"]) -> Float[Array, "b f h w c"]:
+        """Images → scaled posterior means."""
+        frames = rearrange(image_pm1, "b f h w c -> (b f) h w c")
+        mean, _ = self.autoencoder.apply({"params": params["autoencoder"]}, frames, method="encode")
+        scaled = mean.astype(jnp.float32) * self.autoencoder_config.scaling_factor
+        return rearrange(scaled, "(b f) h w c -> b f h w c", b=image_pm1.shape[0])
+
+    def _pixels(self, image_pm1: Float[Array, "b h w 3"]) -> Float[Array, "b s s 3"]:
+        return clip_pixels(image_pm1, self.image_encoder_config.image_size)
+
+    # Training
+
+    def loss(
+        self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Section 3.2: the diffusion loss plus the facial fine-grained loss on the predicted clean latent.
+
+        Without temporal modules (the first stage) every frame has a noise level of its own, so that several targets share
+        one pass of the reference net; a temporal stage has one level per clip. Batch: see `docs/data.md`.
+        """
+        temporal = self.loss_config.temporal
+        keys = jax.random.split(rng, 3)
+        latents = jax.lax.stop_gradient(self.to_latents(params, to_pm1(batch["frames"])))
+        clips, frames = latents.shape[:2]
+        portrait = self.encode_portrait(params, batch["reference"])
+        keep = jax.random.bernoulli(keys[0], 1 - self.loss_config.drop, (clips,)).astype(jnp.float32)
+        conditioning = self.encode_driving(params, portrait, {"control": batch["control"]})["cond"]
+
+        level = jax.random.randint(keys[1], (clips, 1 if temporal else frames), 0, self.schedule.length)
+        timestep = jnp.broadcast_to(level, (clips, frames)).reshape(-1)
+        clean = rearrange(latents, "b f h w c -> (b f) h w c")
+        noise = jax.random.normal(keys[2], clean.shape)
+        noisy = rearrange(add_noise(self.schedule, clean, noise, timestep), "(b f) h w c -> b f h w c", f=frames)
+        predicted = self.denoiser.apply(
+            {"params": params["denoiser"]}, noisy, timestep, dropped(conditioning, keep), use_temporal=temporal
+        )
+        predicted = rearrange(predicted, "b f h w c -> (b f) h w c").astype(jnp.float32)
+
+        error = (predicted - velocity(self.schedule, clean, noise, timestep)) ** 2
+        # With v-prediction the clean latent's error is √(1−ᾱ) times the velocity's.
+        _, sigma = signal_noise(self.schedule, timestep, error.ndim)
+        masks = rearrange(batch["expression_mask"] + batch["face_mask"], "b f h w 1 -> (b f) h w 1")
+        diffusion, facial = error.mean(), ((masks * sigma) ** 2 * error).mean()
+        loss = diffusion + self.loss_config.facial * facial
+        return loss, {"diffusion": diffusion, "facial": facial}
+
+    def samples(self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str) -> dict[str, Image]:
+        """One row per clip: portrait, then pairs of truth and sample."""
+        return {"clips": sample_strip(self, params, batch, rng)}
+
+
+def dropped(conditioning: Conditioning, keep: Float[Array, " b"]) -> Conditioning:
+    """Where `keep` is 0: zero image tokens and no reference features, together (the release's unconditional branch)."""
+    tokens = conditioning.image_tokens
+    assert tokens is not None
+    return conditioning.replace(image_tokens=tokens * keep[:, None, None].astype(tokens.dtype), reference_mask=keep)

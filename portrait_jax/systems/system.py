@@ -1,0 +1,75 @@
+"""The protocol that all systems obey: what the trainer, the sampler and a notebook call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.training.task import SamplingTask
+from portrait_jax.typing import Array, Float, Params, UInt8
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a system turns noise into frames unless the user says otherwise."""
+
+    solver: str = "ddim"
+    steps: int = 30
+    guidance: float = 3.5
+    """1 runs the conditional branch alone."""
+    spacing: str = "trailing"
+    previous: str = "listed"
+    """Where a step lands, see `diffusion.grid.schedule_grid`."""
+    window: int = 16
+    """Frames denoised together."""
+    overlap: int = 4
+    """Frames that a window shares with the one before."""
+    windows_per_chunk: int = 4
+    """Windows per jitted call: what is in memory and what an interruption can lose."""
+
+
+class System(SamplingTask, Protocol):
+    """A portrait-animation system: a small object with pure methods over explicit parameters."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of portraits, control images and results, in pixels."""
+        ...
+
+    @property
+    def drawing_style(self) -> str:
+        """How its control images are drawn, see `face.drawing`."""
+        ...
+
+    @property
+    def sampling(self) -> SamplingConfig: ...
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of one frame's latent."""
+        ...
+
+    def encode_portrait(self, params: Params, portrait_u8: UInt8[Array, "b h w 3"]) -> Conditioning:
+        """What depends on the portrait alone: computed once per clip."""
+        ...
+
+    def encode_driving(
+        self, params: Params, portrait: Conditioning, driving: Mapping[str, Array]
+    ) -> Mapping[str, Conditioning]:
+        """Adds the driving signal of a stretch of frames; one conditioning per guidance branch (`cond`, `uncond`)."""
+        ...
+
+    def denoise(
+        self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Float[Array, " b"], conditioning: Conditioning
+    ) -> Float[Array, "b f h w c"]:
+        """The network's prediction for noisy latents."""
+        ...
+
+    def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
+        """Latents → images in [−1, 1]."""
+        ...
+
+    def solver(self, steps: int) -> Any:
+        """The solver of `diffusion.solvers` for this system's schedule and prediction type."""
+        ...
