@@ -130,13 +130,16 @@ def stage2(config: ConfigDict) -> None:
     stage1(config)
     config.loss.temporal = True
     config.data.frame_stride = (1, 1)
+    # Assigned, since `update` would keep the first stage's entries beside this one.
+    config.train.init_from = ConfigDict({"*": "{workdir}/demo_stage1"})
     config.train.update(
         {
             "trainable": ("denoiser/.*motion_modules.*",),
-            "init_from": {"*": "{workdir}/demo_stage1"},
-            "steps": 300,
+            "steps": 150,
             "batch_size": 2,
             "frames": 12,
-            "lr": 5e-4,
+            "lr": 1e-3,
+            "warmup_steps": 20,
+            "sample_every": 0,
         }
     )

@@ -35,7 +35,8 @@ class Style:
 class Inputs:
     """What every layer reads, made once per call."""
 
-    time: Float[Array, "b t"]
+    time: Float[Array, "t e"]
+    """One row per clip, or per frame."""
     context: Float[Array, "b k d"] | None
     conditioning: Conditioning
     frames: int

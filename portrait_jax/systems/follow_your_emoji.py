@@ -30,7 +30,7 @@ from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.strips import sample_strip
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.training.task import Stage
-from portrait_jax.typing import Array, Float, Image, Params, PRNGKeyArray, UInt8
+from portrait_jax.typing import Array, Float, Image, Num, Params, PRNGKeyArray, UInt8
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class FollowYourEmoji:
         return {"cond": dropped(cond, keep), "uncond": dropped(cond, 0 * keep)}
 
     def denoise(
-        self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Float[Array, " b"], conditioning: Conditioning
+        self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " b"], conditioning: Conditioning
     ) -> Float[Array, "b f h w c"]:
         """Predicted velocity."""
         return self.denoiser.apply({"params": params["denoiser"]}, noisy, timestep, conditioning)

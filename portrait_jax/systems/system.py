@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.training.task import SamplingTask
-from portrait_jax.typing import Array, Float, Params, UInt8
+from portrait_jax.typing import Array, Float, Num, Params, UInt8
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class System(SamplingTask, Protocol):
         ...
 
     def denoise(
-        self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Float[Array, " b"], conditioning: Conditioning
+        self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " b"], conditioning: Conditioning
     ) -> Float[Array, "b f h w c"]:
         """The network's prediction for noisy latents."""
         ...

@@ -1,0 +1,39 @@
+"""Protects: names of tasks in configs, and that each system keeps the protocol."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs import autoencoder
+from portrait_jax import systems
+from portrait_jax.autoencoders.task import AutoencoderTask
+from portrait_jax.errors import ConfigError
+from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
+from portrait_jax.systems.system import System
+from portrait_jax.training.task import SamplingTask
+from tests import tiny
+
+
+def test_configs_build_the_task_that_they_name():
+    assert isinstance(systems.build(tiny.get_config()), FollowYourEmoji)
+    assert isinstance(systems.build(autoencoder.get_config()), AutoencoderTask)
+
+
+def test_an_unknown_task_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'follow_your_emoji'"):
+        systems.build(ConfigDict({"task": "follow_your_emojy"}))
+
+
+def test_the_system_has_every_method_of_the_protocol_with_the_same_arguments():
+    system = tiny.make_system()
+    assert isinstance(system, SamplingTask)
+    methods = {name: method for name, method in vars(System).items() if inspect.isfunction(method) and name[0] != "_"}
+    assert {"encode_portrait", "encode_driving", "denoise", "decode", "solver", "latent_shape"} <= set(methods)
+    for name, method in methods.items():
+        asked = list(inspect.signature(method).parameters)[1:]
+        assert list(inspect.signature(getattr(system, name)).parameters) == asked, name
+    for name in System.__annotations__:
+        assert hasattr(system, name), name
