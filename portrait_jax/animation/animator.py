@@ -18,7 +18,7 @@ from portrait_jax.face.alignment import retarget
 from portrait_jax.face.drawing import draw_landmarks
 from portrait_jax.long_video.overlap import Carry, Windows, init_carry, plan_windows, window_sampler
 from portrait_jax.systems.system import System
-from portrait_jax.typing import Image, Int, Landmarks, Params, Video
+from portrait_jax.typing import Float, Image, Int, Landmarks, Params, Video
 
 Drawing = Callable[[Int[np.ndarray, " f"]], Video]
 """Frame numbers → control images of these frames."""
@@ -173,8 +173,8 @@ def animate_clip(
     system: System,
     params: Params,
     portrait: Image,
-    reference_landmarks: Landmarks,
-    driving_landmarks: Landmarks,
+    reference_landmarks: Float[np.ndarray, "478 3"],
+    driving_landmarks: Float[np.ndarray, "f 478 3"],
     *,
     seed: int = 0,
     steps: int | None = None,
@@ -186,8 +186,8 @@ def animate_clip(
 
     Args:
         portrait: u8 "h w 3" at `system.image_size`.
-        reference_landmarks: (478, 3), pixels of the portrait.
-        driving_landmarks: (f, 478, 3), pixels; with `align` they are moved onto the portrait's face first
+        reference_landmarks: in pixels of the portrait.
+        driving_landmarks: in pixels; with `align` they are moved onto the portrait's face first
             (`face.alignment.retarget`), without they are drawn as they are.
         animator: a compiled one to use again; then `steps` and `guidance` are its own.
 

@@ -1,7 +1,7 @@
 """The Stable Diffusion 1.5 UNet, in two dimensions or over frames, with slots for what systems add.
 
-Source: diffusers `UNet2DConditionModel`; with temporal slots the inflated UNet of AnimateDiff and Follow-Your-Emoji
-(release, models/unet). Parameter names are diffusers' with `_` before numbers.
+Source: diffusers `UNet2DConditionModel`; with temporal slots the inflated UNet of AnimateDiff and its successors
+(per-frame norms). Parameter names are diffusers' with `_` before numbers.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ ARROWS = {"low": "↓", "high": "↑", "one": "→ 1"}
 
 
 def cell(value: float, metric: Metric) -> str:
+    """One number with the metric's digits; a dash where there is none."""
     return f"{value:.{metric.digits}f}" if np.isfinite(value) else "–"
 
 

@@ -21,8 +21,8 @@ Tokens = Float[Array, "bf n c"]
 class TransformerBlock(nn.Module):
     """x += attn1(norm1 x, with reference); x += attn2(norm2 x, context); x += ff(norm3 x); slots after each attention.
 
-    Reference tokens are joined to the keys and values of attn1 as they are, unnormalised (Follow-Your-Emoji's release,
-    models/unet/attention.py). Returns the output and the output of norm1, which is what a reference net hands over.
+    Reference tokens are joined to the keys and values of attn1 as they are, unnormalised, as published reference nets
+    expect it. Returns the output and the output of norm1, which is what a reference net hands over.
     """
 
     heads: int
