@@ -28,7 +28,7 @@ def get_config(stage: str = "train") -> ConfigDict:
             },
             "train": {
                 "trainable": ("probe/.*",),
-                "steps": 4000,
+                "steps": 3000,
                 "batch_size": 16,
                 "lr": 2e-3,
                 "schedule": "cosine",

@@ -82,4 +82,4 @@ class Detector:
         self, params: PyTree, images_u8: UInt8[Array, "n h w 3"]
     ) -> tuple[Float[Array, "n p 2"], Float[Array, "n a"]]:
         image_01 = to_size(images_u8.astype(jnp.float32) / 255, self.config.size)
-        return Probe(self.config).apply({"params": params}, image_01)
+        return Probe(self.config).apply({"params": params}, image_01)[:2]

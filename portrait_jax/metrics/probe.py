@@ -58,8 +58,10 @@ class Probe(nn.Module):
     config: ProbeConfig
 
     @nn.compact
-    def __call__(self, image_01: Float[Array, "n h w 3"]) -> tuple[Float[Array, "n p 2"], Float[Array, "n a"]]:
-        """Image 0..1 → points in 0..1 of width and height (x, y), and the standardised identity attributes."""
+    def __call__(
+        self, image_01: Float[Array, "n h w 3"]
+    ) -> tuple[Float[Array, "n p 2"], Float[Array, "n a"], Float[Array, "n h2 w2 p"]]:
+        """Image 0..1 → points in 0..1 of width and height (x, y), standardised identity attributes, heat maps (logits)."""
         half, quarter, eighth, sixteenth = self.config.channels
         x = ConvBlock(half, strides=2, name="stem")(2 * image_01 - 1)
         fine = ConvBlock(quarter, name="fine_1")(ConvBlock(quarter, strides=2, name="fine_0")(x))
@@ -76,7 +78,7 @@ class Probe(nn.Module):
         pooled = [part.mean(axis=(1, 2)) for part in (fine, middle, coarse)]
         seen = jnp.concatenate([*pooled, face_shape(points)], axis=-1)
         hidden = nn.silu(nn.Dense(2 * sixteenth, name="identity_0")(seen))
-        return points, nn.Dense(self.config.attributes, name="identity_1")(hidden)
+        return points, nn.Dense(self.config.attributes, name="identity_1")(hidden), heat
 
 
 def face_shape(points: Float[Array, "n p 2"]) -> Float[Array, "n d"]:
@@ -94,6 +96,22 @@ def centre_of_mass(heat: Float[Array, "n h w p"]) -> Float[Array, "n p 2"]:
     y, x = np.mgrid[:h, :w]
     place = np.stack([(x.ravel() + 0.5) / w, (y.ravel() + 0.5) / h], axis=-1).astype(np.float32)
     return weight @ place
+
+
+def heat_error(heat: Float[Array, "n h w p"], points: Float[Array, "n p 2"]) -> Float[Array, "n p"]:
+    """Divergence (nats) of the heat maps from a bell one cell wide around the true points; 0 for points off the image.
+
+    The centre of mass alone says little about where the heat should be, and learns slowly: Nibali et al. 2018 (DSNT).
+    """
+    h, w = heat.shape[1:3]
+    y, x = np.mgrid[:h, :w]
+    cells = np.stack([x.ravel(), y.ravel()], axis=-1).astype(np.float32)
+    place = points * np.array([w, h], np.float32) - 0.5
+    logits = -((cells[:, None] - place[:, None]) ** 2).sum(-1) / 2
+    wanted = jax.nn.log_softmax(logits, axis=1)
+    found = jax.nn.log_softmax(rearrange(heat, "n h w p -> n (h w) p").astype(jnp.float32), axis=1)
+    inside = ((points > 0) & (points < 1)).all(-1)
+    return inside * (jnp.exp(wanted) * (wanted - found)).sum(1)
 
 
 def _double(x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
@@ -115,12 +133,13 @@ def point_weights() -> np.ndarray:
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """How the probe is trained: distance of the points in face widths, plus squared error of the identity traits."""
+    """How the probe is trained: distance of the points in face widths, their heat, squared error of the identity traits."""
 
     config: ProbeConfig
     stages: Mapping[str, Stage]
     name: str = "probe"
     identity_weight: float = 0.03
+    heat_weight: float = 0.05
 
     @classmethod
     def from_config(cls, config: Any) -> ProbeTask:
@@ -144,10 +163,13 @@ class ProbeTask:
             keys = jax.random.split(rng, (2, image.shape[0]))
             image, points = jax.vmap(degrade.rescale)(keys[0], image, points)
             image = jax.vmap(degrade.degrade)(keys[1], image)
-        found, attributes = Probe(self.config).apply({"params": params["probe"]}, image)
+        found, attributes, heat = Probe(self.config).apply({"params": params["probe"]}, image)
         width = jnp.linalg.norm(points[:, CHEEKS[0]] - points[:, CHEEKS[1]], axis=-1)[:, None]
-        offset = (found - points[:, np.array(POINTS)]) / width[..., None]
+        wanted = points[:, np.array(POINTS)]
+        offset = (found - wanted) / width[..., None]
         distance = jnp.sqrt((offset**2).sum(-1) + 0.003**2)
         identity = ((attributes - batch["attributes"]) ** 2).mean()
-        loss = (distance * point_weights()).mean() + self.identity_weight * identity
-        return loss, {"points_error": distance.mean(), "identity_error": identity}
+        heat_map = heat_error(heat, wanted)
+        point = distance + self.heat_weight * heat_map
+        loss = (point * point_weights()).mean() + self.identity_weight * identity
+        return loss, {"points_error": distance.mean(), "heat_error": heat_map.mean(), "identity_error": identity}

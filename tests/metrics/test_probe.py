@@ -7,9 +7,8 @@ import pytest
 
 from configs.probe import get_config
 from portrait_jax.errors import ConfigError
-from portrait_jax.face.topology import EXPRESSION_POINTS, OVAL
-from portrait_jax.metrics.points import POINTS, scatter
-from portrait_jax.metrics.probe import Probe, ProbeConfig, ProbeTask, centre_of_mass, point_weights, to_size
+from portrait_jax.metrics.points import POINTS
+from portrait_jax.metrics.probe import Probe, ProbeConfig, ProbeTask, centre_of_mass, heat_error, point_weights, to_size
 from portrait_jax.training.task import Stage
 
 SMALL = ProbeConfig(attributes=3, size=32, channels=(8, 8, 8, 8), augment=False)
@@ -32,21 +31,18 @@ def batch(size=32):
     return {"image": image, "landmarks": landmarks.astype(np.float32), "attributes": np.zeros((4, 3), np.float32)}
 
 
-def test_points_are_those_of_the_drawing_and_the_outline():
-    assert {*EXPRESSION_POINTS, *OVAL} < set(POINTS)
-    assert len(set(POINTS)) == len(POINTS) and list(POINTS) == sorted(POINTS)
-
-
-def test_scattered_points_lie_at_their_numbers_and_others_are_nan():
-    points = np.arange(2 * len(POINTS) * 2, dtype=np.float32).reshape(2, -1, 2)
-    landmarks = scatter(points)
-    np.testing.assert_array_equal(landmarks[:, POINTS], points)
-    assert np.isnan(landmarks).any(axis=-1).sum() == 2 * (478 - len(POINTS))
-
-
 def test_centre_of_mass_finds_a_peak_and_splits_two():
     heat = jnp.zeros((1, 4, 8, 2)).at[0, 1, 6, 0].set(50.0).at[0, 0, 0, 1].set(50.0).at[0, 3, 7, 1].set(50.0)
     np.testing.assert_allclose(centre_of_mass(heat)[0], [[6.5 / 8, 1.5 / 4], [0.5, 0.5]], atol=1e-5)
+
+
+def test_heat_error_is_nothing_for_the_wanted_bell_and_ignores_points_off_the_picture():
+    y, x = np.mgrid[:8, :8]
+    bell = -((x - 5) ** 2 + (y - 2) ** 2) / 2
+    heat = jnp.asarray(np.repeat(bell[None, ..., None], 3, axis=-1), jnp.float32)
+    there, elsewhere, outside = [5.5 / 8, 2.5 / 8], [2.5 / 8, 2.5 / 8], [1.2, 0.5]
+    found = heat_error(heat, jnp.asarray([[there, elsewhere, outside]], jnp.float32))[0]
+    np.testing.assert_allclose(found, [0, 4.5, 0], atol=0.1)  # nats between bells three cells apart: 3²/2
 
 
 def test_the_shipped_network_is_small():
