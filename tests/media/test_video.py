@@ -5,12 +5,9 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from portrait_jax.errors import AudioError, InputFileError, ShapeError, VideoError
 from portrait_jax.media.audio import AudioClip, read_clip
-from portrait_jax.media.h264 import exact_rate
 from portrait_jax.media.video import (
     VideoWriter,
     concat_segments,
@@ -116,12 +113,6 @@ def test_odd_sizes_are_padded_to_even_by_edge_pixels(tmp_path):
 def test_a_record_in_memory_holds_the_frames_with_short_key_frame_distances():
     data = mp4_bytes(counted(30), 25, gop=12)
     assert numbers(decode_bytes(data)) == list(range(30))
-
-
-@given(st.sampled_from([24, 25, 30, 50, 60]), st.booleans())
-def test_ntsc_rates_become_exact_fractions(rate, ntsc):
-    expected = Fraction(rate * 1000, 1001) if ntsc else Fraction(rate)
-    assert exact_rate(float(expected)) == expected
 
 
 def test_an_error_while_writing_leaves_no_file(tmp_path):

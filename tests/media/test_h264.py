@@ -1,0 +1,35 @@
+"""The encoder behind files and records: exact rates, and every size of picture."""
+
+import io
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from portrait_jax.errors import VideoError
+from portrait_jax.media.h264 import Encoder, exact_rate
+from portrait_jax.media.video import decode_bytes
+
+
+@given(st.sampled_from([24, 25, 30, 50, 60]), st.booleans())
+def test_ntsc_rates_become_exact_fractions(rate, ntsc):
+    expected = Fraction(rate * 1000, 1001) if ntsc else Fraction(rate)
+    assert exact_rate(float(expected)) == expected
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), 241])
+def test_rates_that_no_video_has_are_refused(fps):
+    with pytest.raises(VideoError, match="1 to 240"):
+        exact_rate(fps)
+
+
+def test_odd_sizes_are_padded_to_even_by_the_edge():
+    target, image = io.BytesIO(), np.full((17, 31, 3), 200, np.uint8)
+    encoder = Encoder(target, "mp4", (17, 31), 25, crf=10, gop=None)
+    encoder.encode(image)
+    encoder.close()
+    (frame,) = decode_bytes(target.getvalue())
+    assert frame.shape == (18, 32, 3)
+    assert np.abs(frame.astype(int) - 200).max() <= 3
