@@ -72,6 +72,7 @@ class Animator:
             "window": chosen(self.length, base.window),
             "overlap": chosen(self.overlap, base.overlap),
             "windows_per_chunk": chosen(self.windows_per_chunk, base.windows_per_chunk),
+            "noise_share": base.noise_share,
         }
 
     @cached_property
@@ -156,6 +157,7 @@ class Animator:
                 length=windows.length,
                 overlap=windows.overlap,
                 size=size,
+                noise_share=self.system.sampling.noise_share,
             )
         return self._compiled[size]
 

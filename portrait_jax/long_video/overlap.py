@@ -19,6 +19,7 @@ import numpy as np
 
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import Guidance
+from portrait_jax.diffusion.noise import mixed_noise
 from portrait_jax.diffusion.sampler import Denoise, guided_step
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError, ShapeError
@@ -27,8 +28,9 @@ from portrait_jax.typing import Array, Float, Int, PRNGKeyArray, PyTree
 Carry = dict[str, PyTree]
 """{"trajectory": the solver states `s b overlap h w c` of the last window's last frames before every step}."""
 
-_STEP_STREAM = 2**31 - 1
-"""Folded into the key for the noise of a stochastic solver's steps; no frame has this number."""
+_STEP_STREAM, _COMMON_STREAM = 2**31 - 1, 2**31 - 2
+"""Folded into the key for the noise of a stochastic solver's steps, and for what frames have in common; no frame has
+these numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,7 @@ def plan_windows(frames: int, length: int, overlap: int) -> Windows:
 
 
 def frame_noise(
-    key: PRNGKeyArray, start: int | Int[Array, ""], length: int, shape: tuple[int, int, int, int]
+    key: PRNGKeyArray, start: int | Int[Array, ""], length: int, shape: tuple[int, int, int, int], share: float = 0.0
 ) -> Float[Array, "b f h w c"]:
     """Unit-variance noise of frames start … start + length, a function of (key, frame) only.
 
@@ -100,12 +102,14 @@ def frame_noise(
 
     Args:
         shape: (b, h, w, c) of one frame's latents.
+        share: correlation between frames, see `mixed_noise`.
     """
 
     def one(frame: Array) -> Array:
         return jax.random.normal(jax.random.fold_in(key, frame), shape, jnp.float32)
 
-    return jax.vmap(one, out_axes=1)(start + jnp.arange(length))
+    own = jax.vmap(one, out_axes=1)(start + jnp.arange(length))
+    return mixed_noise(own, one(jnp.asarray(_COMMON_STREAM))[:, None], share)
 
 
 def init_carry(solver: Solver, overlap: int, shape: tuple[int, int, int, int]) -> Carry:
@@ -128,12 +132,13 @@ def sample_windows(
     length: int,
     overlap: int,
     size: int,
+    noise_share: float = 0.0,
     batched: bool = True,
 ) -> tuple[Carry, Float[Array, "win b f h w c"]]:
     """Samples a chunk of windows: a scan over windows around a scan over solver steps.
 
     Chunk after chunk equals one large chunk bit for bit, and a single window equals `sample` from the noise
-    `frame_noise(key, 0, length, shape)`.
+    `frame_noise(key, 0, length, shape, noise_share)`.
 
     Args:
         denoise: the network, see `Denoise`.
@@ -144,6 +149,7 @@ def sample_windows(
         total: number of windows of the video; windows from there on are skipped, at no cost, and come back as zeros.
         length, overlap: frames per window and shared by neighbours.
         size: windows in this chunk.
+        noise_share: correlation of the first noise between frames, see `mixed_noise`.
 
     Returns:
         The new carry, and the latents of all windows, whole; `Windows.emit` picks the frames to keep.
@@ -168,7 +174,7 @@ def sample_windows(
             # The slice starts at `stride`, not at −overlap, which would be everything for overlap 0.
             return step(state, index, fresh(index)), jax.tree.map(lambda leaf: leaf[:, stride:], state)
 
-        start = solver.init(frame_noise(key, window * stride, length, shape))
+        start = solver.init(frame_noise(key, window * stride, length, shape, noise_share))
         state, trajectory = jax.lax.scan(body, start, (jnp.arange(solver.steps), carry["trajectory"]))
         return {"trajectory": trajectory}, solver.result(state)
 

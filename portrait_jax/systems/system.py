@@ -28,6 +28,8 @@ class SamplingConfig:
     """Frames that a window shares with the one before."""
     windows_per_chunk: int = 4
     """Windows per jitted call: what is in memory and what an interruption can lose."""
+    noise_share: float = 0.0
+    """Correlation between the noise of different frames, in temporal training and in sampling (`diffusion.noise`)."""
 
 
 class System(SamplingTask, Protocol):

@@ -80,6 +80,14 @@ def test_noise_of_a_frame_does_not_depend_on_the_window():
     assert whole.shape == (1, 12, 2, 2, 3)
 
 
+def test_noise_in_common_is_the_same_in_every_window():
+    whole = frame_noise(KEY, 0, 12, SHAPE, share=1.0)
+    np.testing.assert_array_equal(whole, jnp.broadcast_to(whole[:, :1], whole.shape))
+    np.testing.assert_array_equal(
+        frame_noise(KEY, 4, 5, SHAPE, share=0.5), frame_noise(KEY, 0, 12, SHAPE, share=0.5)[:, 4:9]
+    )
+
+
 def network(params, x, timestep, conditioning):
     """Mixes frames, so that a window's neighbours matter; reads a per-frame field."""
     mixed = jnp.einsum("fg,bghwc->bfhwc", params["mix"][: x.shape[1], : x.shape[1]], x)
