@@ -35,7 +35,7 @@ def get_config(stage: str = "demo") -> ConfigDict:
     config.model.temporal.update(
         {"num_heads": 2, "max_length": 8, "norm_groups": 4, "levels": (1,), "mid": False, "attentions": 1}
     )
-    config.model.guider.update({"channels": (4, 4, 8, 8), "out_channels": 8})
+    config.model.guider.update({"channels": (4, 8, 8), "out_channels": 8})
     config.model.image_encoder.update({"hidden": 16, "layers": 1, "heads": 2, "mlp": 16, "image_size": 32})
     config.sampling.update({"steps": 2, "window": 4, "overlap": 2, "windows_per_chunk": 2})
     return config

@@ -7,12 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import linen as nn
 
 from portrait_jax.errors import ShapeError
 from portrait_jax.nn.attention import attention
-from portrait_jax.nn.conv import RIGHT_BOTTOM, PointwiseConv, conv3x3
+from portrait_jax.nn.conv import RIGHT_BOTTOM, PointwiseConv, conv3x3, fold, unfold
 from portrait_jax.nn.norms import GroupNorm
 from portrait_jax.nn.resnet import Downsample, ResnetBlock, Upsample
 from portrait_jax.typing import Array, Float, PRNGKeyArray
@@ -54,16 +53,6 @@ class KLConfig:
     def stride(self) -> int:
         """Pixels per latent pixel."""
         return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
-
-
-def fold(x: Features, size: int) -> Float[Array, "b _ _ _"]:
-    """Squares of `size`×`size` pixels into channels."""
-    return rearrange(x, "b (h y) (w x) c -> b h w (y x c)", y=size, x=size)
-
-
-def unfold(x: Features, size: int) -> Float[Array, "b _ _ _"]:
-    """The inverse of `fold`."""
-    return rearrange(x, "b h w (y x c) -> b (h y) (w x) c", y=size, x=size)
 
 
 class MidAttention(nn.Module):

@@ -17,7 +17,7 @@ from portrait_jax.backbones.unet_blocks import DownBlock, Features, Inputs, MidB
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.nn.conv import conv3x3
-from portrait_jax.nn.embeddings import TimestepEmbedding, timestep_embedding
+from portrait_jax.nn.embeddings import TimestepEmbedding, place_table, timestep_embedding
 from portrait_jax.nn.norms import GroupNorm
 from portrait_jax.nn.slots import Site, Slot, apply_slots, residual_slot
 from portrait_jax.nn.temporal import TemporalConfig, temporal_slot
@@ -48,6 +48,9 @@ class UNetConfig:
     image_prompt_dim: int | None = None
     """Width of `Conditioning.image_tokens` if a linear layer `clip_fc` brings them to `context_dim`."""
     gradient_checkpointing: bool = False
+    place_embedding: bool = False
+    """Adds a linear map of `place_table` to conv_in's output. A pretrained network knows places from its convolutions' padding;
+    one trained from scratch finds the same place in a reference much sooner if told."""
 
     def __post_init__(self) -> None:
         if len(self.attention_levels) != len(self.block_out_channels):
@@ -109,6 +112,9 @@ class UNet(nn.Module):
         inputs = Inputs(time, context, conditioning, frames, {})
 
         hidden = conv3x3(config.block_out_channels[0], dtype=self.dtype, name="conv_in")(x.reshape(-1, *x.shape[2:]))
+        if config.place_embedding:
+            place = place_table(*hidden.shape[1:3])
+            hidden = hidden + nn.Dense(hidden.shape[-1], dtype=self.dtype, name="place_embedding")(place)
         hidden = self._slots(style, "after_conv_in", Site("conv_in", 0, 0, hidden.shape[-1]), hidden, inputs)
         hidden = self._unet(style, hidden, inputs)
         out = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+from einops import rearrange
 from flax import linen as nn
 
 from portrait_jax.typing import Array, Float
@@ -19,6 +20,16 @@ def conv3x3(channels: int, *, name: str, dtype: Any, stride: int = 1, padding=SA
     """A 3×3 convolution with bias; `zero` starts it at zero, so that a new branch begins as the identity."""
     init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
     return nn.Conv(channels, (3, 3), (stride, stride), padding=padding, kernel_init=init, dtype=dtype, name=name)
+
+
+def fold(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b _ _ _"]:
+    """Squares of `size`×`size` pixels into channels."""
+    return rearrange(x, "b (h y) (w x) c -> b h w (y x c)", y=size, x=size)
+
+
+def unfold(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b _ _ _"]:
+    """The inverse of `fold`."""
+    return rearrange(x, "b h w (y x c) -> b (h y) (w x) c", y=size, x=size)
 
 
 class PointwiseConv(nn.Module):

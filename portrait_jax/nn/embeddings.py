@@ -1,4 +1,4 @@
-"""Sinusoids: of noise levels, with the two layers that follow, and of positions in time."""
+"""Sinusoids: of noise levels, with the two layers that follow, of positions in time and of places in a picture."""
 
 from __future__ import annotations
 
@@ -30,6 +30,15 @@ def position_table(length: int, width: int) -> np.ndarray:
     table[:, 0::2] = np.sin(angles)
     table[:, 1::2] = np.cos(angles[:, : width // 2])
     return table
+
+
+def place_table(height: int, width: int, octaves: int = 4) -> np.ndarray:
+    """Sinusoids (height, width, 4·octaves) float32 of x and y in 0..1: half a wave over the picture, then twice as many
+    each octave (the features of NeRF, Mildenhall et al. 2020)."""
+    y, x = np.mgrid[:height, :width]
+    place = np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1)
+    angles = (place[..., None] * np.pi * 2.0 ** np.arange(octaves)).reshape(height, width, -1)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
 
 
 class TimestepEmbedding(nn.Module):

@@ -21,6 +21,7 @@ from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
 from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.backbones.unet import UNet, UNetConfig
 from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.noise import mixed_noise
 from portrait_jax.diffusion.schedule import Schedule, add_noise, make_schedule, signal_noise, velocity
 from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
@@ -133,9 +134,12 @@ class FollowYourEmoji:
         return side, side, self.autoencoder_config.latent_channels
 
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
-        """Fresh parameters of the five networks."""
+        """Fresh parameters of the five networks; reference net and denoiser share theirs, as both originals start from one.
+
+        Flax derives a leaf's random numbers from its path, so that one key gives equal leaves where the paths are equal.
+        """
         h, w, c = self.latent_shape()
-        keys = dict(zip(("autoencoder", "image_encoder", "guider", "reference", "denoiser"), jax.random.split(rng, 5)))
+        keys = dict(zip(("autoencoder", "image_encoder", "guider", "unet"), jax.random.split(rng, 4)))
         image = jnp.zeros((1, self.image_size, self.image_size, 3))
         latent, time = jnp.zeros((1, 1, h, w, c)), jnp.zeros((1,))
         tokens = self.image_encoder.init_with_output(keys["image_encoder"], self._pixels(image))
@@ -145,8 +149,8 @@ class FollowYourEmoji:
             "autoencoder": self.autoencoder.init(keys["autoencoder"], image)["params"],
             "image_encoder": tokens[1]["params"],
             "guider": control[1]["params"],
-            "reference": self.reference.init(keys["reference"], latent, time, condition, capture=True)["params"],
-            "denoiser": self.denoiser.init(keys["denoiser"], latent, time, condition)["params"],
+            "reference": self.reference.init(keys["unet"], latent, time, condition, capture=True)["params"],
+            "denoiser": self.denoiser.init(keys["unet"], latent, time, condition)["params"],
         }
 
     # Conditioning
@@ -223,7 +227,11 @@ class FollowYourEmoji:
         level = jax.random.randint(keys[1], (clips, 1 if temporal else frames), 0, self.schedule.length)
         timestep = jnp.broadcast_to(level, (clips, frames)).reshape(-1)
         clean = rearrange(latents, "b f h w c -> (b f) h w c")
-        noise = jax.random.normal(keys[2], clean.shape)
+        noise = jax.random.normal(keys[2], latents.shape)
+        if temporal:
+            common = jax.random.normal(jax.random.fold_in(keys[2], 1), (clips, 1, *latents.shape[2:]))
+            noise = mixed_noise(noise, common, self.sampling.noise_share)
+        noise = rearrange(noise, "b f h w c -> (b f) h w c")
         noisy = rearrange(add_noise(self.schedule, clean, noise, timestep), "(b f) h w c -> b f h w c", f=frames)
         predicted = self.denoiser.apply(
             {"params": params["denoiser"]}, noisy, timestep, dropped(conditioning, keep), use_temporal=temporal

@@ -19,6 +19,12 @@ def test_guider_matches_golden():
     assert_close(out, channels_last(data["outputs.embedding"]))
 
 
+def test_folding_pixels_multiplies_the_stride():
+    config = LandmarkGuiderConfig((4, 8), 16, patch_size=2)
+    out = jax.eval_shape(LandmarkGuider(config).init_with_output, jax.random.key(0), jnp.ones((2, 3, 12, 8, 3)))[0]
+    assert config.stride == 4 and out.shape == (2, 3, 3, 2, 16)
+
+
 def test_number_of_widths_sets_the_stride_and_output_starts_at_zero():
     config = LandmarkGuiderConfig((4, 8), 16)
     guider = LandmarkGuider(config)
