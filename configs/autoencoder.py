@@ -75,7 +75,7 @@ def decoder(config: ConfigDict) -> None:
         {
             "trainable": ("autoencoder/decoder/.*", "autoencoder/post_quant_conv/.*"),
             "init_from": {"autoencoder": "{workdir}/autoencoder"},
-            "steps": 4000,
+            "steps": 2000,
             "lr": 2e-3,
             "ema_decay": 0.998,
         }

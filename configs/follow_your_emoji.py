@@ -49,6 +49,8 @@ def base() -> ConfigDict:
                 "window": 12,
                 "overlap": 4,
                 "windows_per_chunk": 3,
+                # Measured: without noise in common the results tremble (docs/demo_checkpoint.md).
+                "noise_share": 1.0,
             },
             "data": {
                 "kind": "clips",
@@ -132,11 +134,12 @@ def stage2(config: ConfigDict) -> None:
     config.loss.temporal = True
     config.data.frame_stride = (1, 1)
     # Assigned, since `update` would keep the first stage's entries beside this one.
-    config.train.init_from = ConfigDict({"*": "{workdir}/demo_stage1"})
+    # The autoencoder by name, so that a decoder that was trained on meanwhile can take its place on the command line.
+    config.train.init_from = ConfigDict({"*": "{workdir}/demo_stage1", "autoencoder": "{workdir}/demo_stage1"})
     config.train.update(
         {
             "trainable": ("denoiser/.*motion_modules.*",),
-            "steps": 150,
+            "steps": 300,
             "batch_size": 2,
             "frames": 12,
             "lr": 1e-3,

@@ -59,7 +59,7 @@ def test_the_second_stage_trains_the_motion_modules_alone(shapes):
 def test_the_first_stage_needs_an_autoencoder_and_the_second_the_first():
     first, second = (follow_your_emoji.get_config(stage).train for stage in ("demo_stage1", "demo_stage2"))
     assert set(first.init_from) == {"autoencoder"}
-    assert dict(second.init_from) == {"*": "{workdir}/demo_stage1"}
+    assert dict(second.init_from) == {"*": "{workdir}/demo_stage1", "autoencoder": "{workdir}/demo_stage1"}
 
 
 def test_the_checkpoint_fits_into_16_megabytes_at_half_precision(shapes):
