@@ -10,7 +10,7 @@ from flax import struct
 
 from portrait_jax.typing import Array, Float
 
-PER_FRAME = ("spatial", "audio", "motion")
+PER_FRAME = ("spatial", "level_residuals", "skip_residuals", "audio", "motion")
 """Fields that carry a frame axis (axis 1); `window` slices exactly these."""
 
 
@@ -23,12 +23,18 @@ class Conditioning:
 
     image_tokens: Float[Array, "b k d"] | None = None
     """Tokens of the portrait for cross-attention, before the backbone's own projection; zeros = dropped."""
+    text: Float[Array, "b k d"] | None = None
+    """Tokens of the prompt; an adapter's own attention then reads `image_tokens` beside them."""
     reference: Mapping[str, Float[Array, "b n d"]] | None = None
     """Block path → reference tokens joined to that block's self-attention, shared by all frames."""
     reference_mask: Float[Array, " b"] | None = None
     """1 attends to the reference tokens, 0 computes as if there were none (guidance, drop-out). None: all ones."""
     spatial: Float[Array, "b f h w c"] | None = None
     """Residual added after the backbone's first convolution."""
+    level_residuals: tuple[Float[Array, "b f _ _ _"], ...] | None = None
+    """One residual per level of the encoder, finest first (T2I-Adapter)."""
+    skip_residuals: tuple[Float[Array, "b f _ _ _"], ...] | None = None
+    """One residual per skip connection in running order, then one for the middle block (ControlNet)."""
     audio: Float[Array, "b f k d"] | None = None
     motion: Float[Array, "b f k d"] | None = None
 
@@ -36,14 +42,14 @@ class Conditioning:
         """Slices the per-frame fields to frames `start … start+length`; `start` may be traced."""
 
         def cut(value):
-            return None if value is None else jax.lax.dynamic_slice_in_dim(value, start, length, axis=1)
+            return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, length, axis=1), value)
 
         return self.replace(**{name: cut(getattr(self, name)) for name in PER_FRAME})
 
     def frame_counts(self) -> dict[str, int]:
         """Name of every per-frame field that is set → how many frames it covers."""
         fields = {name: getattr(self, name) for name in PER_FRAME}
-        return {name: value.shape[1] for name, value in fields.items() if value is not None}
+        return {name: jax.tree.leaves(value)[0].shape[1] for name, value in fields.items() if value is not None}
 
     def repeat(self, count: int) -> Conditioning:
         """Repeats the batch axis `count` times, item by item (`b0 b0 b1 b1`)."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -60,10 +61,8 @@ def flax_name(name: str, ndim: int) -> str:
 
 
 def flax_array(name: str, value: np.ndarray) -> np.ndarray:
-    """Linear (out, in) → (in, out); convolution OIHW → HWIO; the rest unchanged."""
-    if not name.endswith("kernel"):
-        return value
-    return value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
+    """Linear (out, in) → (in, out); convolution (out, in, *space) → (*space, in, out); the rest unchanged."""
+    return value.transpose(*range(2, value.ndim), 1, 0) if name.endswith("kernel") else value
 
 
 def flax_params(weights: Mapping[str, np.ndarray]) -> dict:
@@ -80,12 +79,12 @@ def torch_shape(path: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]
     """Flax path and shape to PyTorch name (numbers as own segments) and shape."""
     segments = []
     for segment in path.split("/"):
-        head, _, tail = segment.rpartition("_")
-        segments += [head, tail] if head and tail.isdigit() and head != "linear" else [segment]
+        head, numbers = re.fullmatch(r"(.+?)((?:_\d+)*)", segment).groups()
+        segments += [segment] if head == "linear" else [head, *numbers.split("_")[1:]]
     last = segments[-1]
     segments[-1] = "weight" if last in ("kernel", "scale", "embedding") else last
     if last == "kernel":
-        shape = shape[::-1] if len(shape) == 2 else (shape[3], shape[2], shape[0], shape[1])
+        shape = (*shape[:-3:-1], *shape[:-2])
     return ".".join(segments), tuple(shape)
 
 

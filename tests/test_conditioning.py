@@ -15,9 +15,11 @@ def full(batch: int = 2, frames: int = 6) -> Conditioning:
         "audio": jnp.arange(batch * frames * 6, dtype=jnp.float32).reshape(batch, frames, 2, 3),
         "motion": jnp.arange(batch * frames * 3, dtype=jnp.float32).reshape(batch, frames, 1, 3),
     }
+    halves = (per_frame["spatial"], 2 * per_frame["spatial"][:, :, ::2])
+    per_frame |= {"level_residuals": halves, "skip_residuals": halves[::-1]}
     return Conditioning(
         image_tokens=jnp.ones((batch, 5, 4)), reference={"mid": jnp.ones((batch, 4, 3))},
-        reference_mask=jnp.ones(batch), **per_frame,
+        reference_mask=jnp.ones(batch), text=jnp.ones((batch, 7, 4)), **per_frame,
     )  # fmt: skip
 
 
@@ -25,11 +27,11 @@ def test_a_window_cuts_the_frames_of_per_frame_fields_and_nothing_else():
     whole = full()
     cut = whole.window(2, 3)
     for name in PER_FRAME:
-        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name)[:, 2:5])
-    for name in ("image_tokens", "reference_mask"):
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[:, 2:5]), getattr(cut, name), getattr(whole, name))
+    for name in ("image_tokens", "text", "reference_mask"):
         assert getattr(cut, name) is getattr(whole, name)
     assert cut.reference == whole.reference
-    assert cut.frame_counts() == {"spatial": 3, "audio": 3, "motion": 3}
+    assert cut.frame_counts() == dict.fromkeys(PER_FRAME, 3)
 
 
 def test_a_windows_start_may_be_traced():

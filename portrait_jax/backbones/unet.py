@@ -13,16 +13,26 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from portrait_jax.backbones.unet_blocks import DownBlock, Features, Inputs, MidBlock, Style, UpBlock, transformer_path
+from portrait_jax.backbones.unet_blocks import (
+    DownBlock,
+    Features,
+    Inputs,
+    MidBlock,
+    Style,
+    UpBlock,
+    run_slots,
+    transformer_path,
+)
 from portrait_jax.conditioning import Conditioning
-from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.errors import ConfigError, ShapeError, nearest
 from portrait_jax.nn.conv import conv3x3
 from portrait_jax.nn.embeddings import TimestepEmbedding, place_table, timestep_embedding
 from portrait_jax.nn.norms import GroupNorm
-from portrait_jax.nn.slots import Site, Slot, apply_slots, residual_slot
+from portrait_jax.nn.slots import Site, Slot, residual_slot
 from portrait_jax.nn.temporal import TemporalConfig, temporal_slot
 from portrait_jax.typing import Array, Float, Num
 
+CONTEXT_FIELDS = ("image_tokens", "text")
 Captured = dict[str, Float[Array, "b f n d"]]
 
 
@@ -45,8 +55,10 @@ class UNetConfig:
     temporal: TemporalConfig | None = None
     output_head: bool = True
     """False: a reference net, which ends at the first norm of its last transformer and only captures."""
+    context_field: str = "image_tokens"
+    """Field of the conditioning that cross-attention reads: `image_tokens`, or `text`."""
     image_prompt_dim: int | None = None
-    """Width of `Conditioning.image_tokens` if a linear layer `clip_fc` brings them to `context_dim`."""
+    """Width of those tokens if a linear layer `clip_fc` brings them to `context_dim`."""
     gradient_checkpointing: bool = False
     place_embedding: bool = False
     """Adds a linear map of `place_table` to conv_in's output. A pretrained network knows places from its convolutions' padding;
@@ -57,6 +69,10 @@ class UNetConfig:
             raise ConfigError(
                 f"attention_levels has {len(self.attention_levels)} entries and block_out_channels "
                 f"{len(self.block_out_channels)}; give one entry per level in both"
+            )
+        if self.context_field not in CONTEXT_FIELDS:
+            raise ConfigError(
+                f"cross-attention cannot read '{self.context_field}'{nearest(self.context_field, CONTEXT_FIELDS)}"
             )
 
 
@@ -97,7 +113,7 @@ class UNet(nn.Module):
 
         With `capture` also returns the normalised self-attention input of every transformer by path (`attention_paths`);
         without an output head the first of the two is None. `use_temporal=False` passes over all slots that mix frames:
-        each frame is then processed alone. Missing image tokens count as zero tokens.
+        each frame is then processed alone. Missing context tokens count as zero tokens.
         Raises ConfigError if there is no output head and `capture` is off.
         """
         config = self.config
@@ -115,7 +131,7 @@ class UNet(nn.Module):
         if config.place_embedding:
             place = place_table(*hidden.shape[1:3])
             hidden = hidden + nn.Dense(hidden.shape[-1], dtype=self.dtype, name="place_embedding")(place)
-        hidden = self._slots(style, "after_conv_in", Site("conv_in", 0, 0, hidden.shape[-1]), hidden, inputs)
+        hidden = run_slots(style, inputs, Site("conv_in", 0, 0, hidden.shape[-1]), hidden, "after_conv_in")
         hidden = self._unet(style, hidden, inputs)
         out = (
             self._head(hidden).reshape(batch, frames, *x.shape[2:4], -1).astype(x.dtype) if config.output_head else None
@@ -133,21 +149,17 @@ class UNet(nn.Module):
 
     def _context(self, conditioning: Conditioning, batch: int) -> Float[Array, "b k d"]:
         """Tokens for cross-attention. Equal tokens attend like one of them, so zero tokens need no number."""
-        config, tokens = self.config, conditioning.image_tokens
+        config, tokens = self.config, getattr(conditioning, self.config.context_field)
         if tokens is None:
             tokens = jnp.zeros((batch, 1, config.image_prompt_dim or config.context_dim), self.dtype)
         if config.image_prompt_dim is not None:
             return nn.Dense(config.context_dim, dtype=self.dtype, name="clip_fc")(tokens)
         if tokens.shape[-1] != config.context_dim:
             raise ShapeError(
-                f"image tokens have width {tokens.shape[-1]}, cross-attention reads {config.context_dim}; "
+                f"{config.context_field} has width {tokens.shape[-1]}, cross-attention reads {config.context_dim}; "
                 "set image_prompt_dim to project them"
             )
         return tokens
-
-    def _slots(self, style: Style, where: str, site: Site, x: Features, inputs: Inputs) -> Features:
-        video = x.reshape(-1, inputs.frames, *x.shape[1:])
-        return apply_slots(style.slots, where, site, video, inputs.conditioning, self.dtype).reshape(x.shape)
 
     def _unet(self, style: Style, x: Features, inputs: Inputs) -> Features:
         """Encoder, middle, decoder."""
@@ -160,10 +172,11 @@ class UNet(nn.Module):
             x, new = block(x, inputs)
             skips += new
         skips = [
-            self._slots(style, "after_encoder", Site("skips", i, None, skip.shape[-1]), skip, inputs)
+            run_slots(style, inputs, Site("skips", i, None, skip.shape[-1]), skip, "after_encoder")
             for i, skip in enumerate(skips)
         ]
         x = MidBlock(style, widths[-1], name="mid_block")(x, inputs)
+        x = run_slots(style, inputs, Site("mid_block", 0, None, widths[-1]), x, "after_mid")
         for i, level in enumerate(reversed(range(len(widths)))):
             if style.stop_at in inputs.features:
                 return x

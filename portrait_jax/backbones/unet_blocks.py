@@ -74,10 +74,10 @@ def run_transformer(style: Style, inputs: Inputs, site: Site, x: Features) -> Fe
     return x
 
 
-def run_slots(style: Style, inputs: Inputs, site: Site, x: Features) -> Features:
-    """The slots that sit after a layer; they see video "b f h w c"."""
+def run_slots(style: Style, inputs: Inputs, site: Site, x: Features, where: str = "after_layer") -> Features:
+    """The slots of one position outside transformers; they see video "b f h w c"."""
     video = x.reshape(-1, inputs.frames, *x.shape[1:])
-    return apply_slots(style.slots, "after_layer", site, video, inputs.conditioning, style.dtype).reshape(x.shape)
+    return apply_slots(style.slots, where, site, video, inputs.conditioning, style.dtype).reshape(x.shape)
 
 
 def transformer_path(site: Site) -> str:
@@ -101,6 +101,8 @@ class DownBlock(nn.Module):
         for i in range(self.layers):
             site = Site(f"down_blocks_{self.level}", i, self.level, self.channels)
             x = run_layer(self.style, inputs, site, x, self.channels, attend=self.attend)
+            if i == self.layers - 1:
+                x = run_slots(self.style, inputs, site, x, "after_level")
             skips.append(x)
         if self.downsample:
             x = Downsample(self.channels, dtype=self.style.dtype, name="downsamplers_0")(x)

@@ -134,10 +134,13 @@ class Attention(nn.Module):
         *,
         extra: Float[Array, "b m c"] | None = None,
         extra_mask: Array | None = None,
+        join: Callable[[Array, Array], Array] | None = None,
     ) -> Float[Array, "bf n c"]:
         """`context` replaces the tokens attended to (cross-attention); `extra` joins them (reference attention).
 
         `extra_mask` (b,) is 1 where the extra tokens are attended to and 0 where the result is as without them.
+        `join` gets the gathered values and the queries, both "bf n c", and returns the values to project: decoupled
+        attention adds its own there.
         """
         items, length, width = x.shape
         names = ("to_q", "to_k", "to_v")
@@ -153,8 +156,10 @@ class Attention(nn.Module):
             )
             mask = None if extra_mask is None else joined_mask(extra_mask, share, length, extra.shape[1])
         # Items that share their keys are attended to as one item with more queries: no copy of the keys.
-        out = attention(q.reshape(k.shape[0], -1, *q.shape[2:]), k, v, mask=mask)
-        return nn.Dense(width, dtype=self.dtype, name="to_out_0")(out.reshape(items, length, width))
+        out = attention(q.reshape(k.shape[0], -1, *q.shape[2:]), k, v, mask=mask).reshape(x.shape)
+        if join is not None:
+            out = join(out, q.reshape(x.shape))
+        return nn.Dense(width, dtype=self.dtype, name="to_out_0")(out)
 
 
 def joined_mask(extra_mask: Array, share: int, own: int, extra: int) -> Bool[Array, "bf 1 k"]:

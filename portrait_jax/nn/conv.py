@@ -16,10 +16,21 @@ RIGHT_BOTTOM = ((0, 1), (0, 1))
 """Padding of the image autoencoder's stride-2 convolutions."""
 
 
-def conv3x3(channels: int, *, name: str, dtype: Any, stride: int = 1, padding=SAME, zero: bool = False) -> nn.Conv:
-    """A 3×3 convolution with bias; `zero` starts it at zero, so that a new branch begins as the identity."""
+def conv3x3(
+    channels: int,
+    *,
+    name: str,
+    dtype: Any,
+    stride: int = 1,
+    padding=SAME,
+    zero: bool = False,
+    bias: bool = True,
+) -> nn.Conv:
+    """A 3×3 convolution; `zero` starts it at zero, so that a new branch begins as the identity."""
     init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
-    return nn.Conv(channels, (3, 3), (stride, stride), padding=padding, kernel_init=init, dtype=dtype, name=name)
+    return nn.Conv(
+        channels, (3, 3), (stride, stride), padding=padding, use_bias=bias, kernel_init=init, dtype=dtype, name=name
+    )
 
 
 def fold(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b _ _ _"]:
@@ -32,15 +43,23 @@ def unfold(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b _ _ _"]:
     return rearrange(x, "b h w (y x c) -> b (h y) (w x) c", y=size, x=size)
 
 
+def unshuffle(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b _ _ _"]:
+    """`fold` with PyTorch's order of channels (`PixelUnshuffle`): each colour's square of pixels stays together."""
+    return rearrange(x, "b (h y) (w x) c -> b h w (c y x)", y=size, x=size)
+
+
 class PointwiseConv(nn.Module):
     """A 1×1 convolution computed as a matrix product; its kernel keeps the convolution's shape (1, 1, in, out)."""
 
     channels: int
     dtype: Any = jnp.float32
+    zero: bool = False
+    """Starts at zero, so that a new branch begins as the identity."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch out"]:
         shape = (1, 1, x.shape[-1], self.channels)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
+        kernel = self.param("kernel", init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         return x.astype(self.dtype) @ kernel[0, 0].astype(self.dtype) + bias.astype(self.dtype)

@@ -69,13 +69,15 @@ class FeedForward(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers around one activation; names fc1 and fc2."""
+    """Two linear layers around one activation; names fc1 and fc2, or others."""
 
     width: int
     activation: str = "gelu"
     dtype: Any = jnp.float32
+    names: tuple[str, str] = ("fc1", "fc2")
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        hidden = activation(self.activation)(nn.Dense(self.width, dtype=self.dtype, name="fc1")(x))
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden)
+        first, second = self.names
+        hidden = activation(self.activation)(nn.Dense(self.width, dtype=self.dtype, name=first)(x))
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name=second)(hidden)

@@ -30,6 +30,8 @@ class TemporalConfig:
     norm_groups: int = 32
     attentions: int = 2
     """Temporal self-attentions per module."""
+    joint_norm: bool = False
+    """Group norm over all frames of a window instead of each frame: diffusers' convention. Same weights, other numbers."""
     name: str = "motion_modules"
 
 
@@ -81,7 +83,8 @@ class _TemporalTransformer(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
         batch, frames, height, width, channels = x.shape
-        hidden = GroupNorm(self.config.norm_groups, 1e-6, name="norm")(x.reshape(-1, height * width, channels))
+        items = batch if self.config.joint_norm else batch * frames
+        hidden = GroupNorm(self.config.norm_groups, 1e-6, name="norm")(x.reshape(items, -1, channels))
         hidden = nn.Dense(channels, dtype=self.dtype, name="proj_in")(hidden)
         hidden = hidden.reshape(batch, frames, height * width, channels)
         hidden = TemporalBlock(self.config, self.dtype, name="transformer_blocks_0")(hidden)
@@ -90,7 +93,7 @@ class _TemporalTransformer(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """Group norm per frame, linear, block along time, linear (zero at the start), plus the input.
+    """Group norm per frame (or joint), linear, block along time, linear (zero at the start), plus the input.
 
     Source: AnimateDiff `VanillaTemporalModule`. The position table is computed, not a parameter; every window starts at
     position 0. Raises ShapeError for more frames than the table has.

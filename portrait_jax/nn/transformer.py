@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ Tokens = Float[Array, "bf n c"]
 
 
 class TransformerBlock(nn.Module):
-    """x += attn1(norm1 x, with reference); x += attn2(norm2 x, context); x += ff(norm3 x); slots after each attention.
+    """x += attn1(norm1 x, with reference); x += attn2(norm2 x, context); x += ff(norm3 x); slots after and in attentions.
 
     Reference tokens are joined to the keys and values of attn1 as they are, unnormalised, as published reference nets
     expect it. Returns the output and the output of norm1, which is what a reference net hands over.
@@ -45,15 +46,18 @@ class TransformerBlock(nn.Module):
         if self.norm_only:
             return x, own
 
-        def plug(where: str, x: Tokens) -> Tokens:
-            video = x.reshape(-1, frames, *x.shape[1:])
-            return apply_slots(self.slots, where, self.site, video, conditioning, self.dtype).reshape(x.shape)
+        def plug(where: str, *tokens: Tokens) -> Tokens:
+            x, *more = (y.reshape(-1, frames, *y.shape[1:]) for y in tokens)
+            return apply_slots(self.slots, where, self.site, x, conditioning, self.dtype, *more).reshape(
+                tokens[0].shape
+            )
 
         attend = Attention(self.heads, dtype=self.dtype, name="attn1")
         x = x + attend(own, extra=reference, extra_mask=conditioning.reference_mask)
         x = plug("after_attn1", x)
         if context is not None:
-            x = x + Attention(self.heads, dtype=self.dtype, name="attn2")(LayerNorm(name="norm2")(x), context)
+            attend = Attention(self.heads, dtype=self.dtype, name="attn2")
+            x = x + attend(LayerNorm(name="norm2")(x), context, join=partial(plug, "in_attn2"))
             x = plug("after_attn2", x)
         return x + FeedForward(dtype=self.dtype, name="ff")(LayerNorm(name="norm3")(x)), own
 

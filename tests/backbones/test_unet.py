@@ -219,7 +219,9 @@ def shift_slot(where: str, levels: tuple[int, ...] | None = None) -> Slot:
         ("after_attn1", (1,), {f"{b}.attentions.{i}.transformer_blocks.0.shift" for b, i in (
             ("down_blocks.1", 0), ("mid_block", 0), ("up_blocks.0", 0), ("up_blocks.0", 1))}),
         ("after_layer", (0,), {"down_blocks.0.shift.0", "mid_block.shift.0", "up_blocks.1.shift.0", "up_blocks.1.shift.1"}),
+        ("after_level", None, {"down_blocks.0.shift.0", "down_blocks.1.shift.0"}),
         ("after_encoder", None, {"shift.0", "shift.1", "shift.2", "shift.3"}),
+        ("after_mid", None, {"shift.0"}),
     ],
 )  # fmt: skip
 def test_slot_sits_where_it_says_and_at_its_levels(where, levels, expected):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from portrait_jax.nn.conv import PointwiseConv, conv3x3, fold, unfold
+from portrait_jax.nn.conv import PointwiseConv, conv3x3, fold, unfold, unshuffle
 from tests.golden import random_params
 
 
@@ -31,3 +31,16 @@ def test_folding_takes_squares_and_unfolding_gives_them_back():
     assert folded.shape == (2, 2, 3, 12)
     np.testing.assert_array_equal(folded[1, 1, 2].reshape(2, 2, 3), x[1, 2:4, 4:6])
     np.testing.assert_array_equal(unfold(folded, 2), x)
+
+
+def test_unshuffling_keeps_the_pixels_of_a_colour_together():
+    x = jnp.arange(2.0 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    shuffled = unshuffle(x, 2)
+    np.testing.assert_array_equal(shuffled[1, 1, 2].reshape(3, 2, 2), jnp.moveaxis(x[1, 2:4, 4:6], -1, 0))
+
+
+def test_a_zero_convolution_starts_at_zero_and_another_does_not():
+    x = jnp.ones((1, 2, 2, 3))
+    for zero in (True, False):
+        params = PointwiseConv(4, zero=zero).init(jax.random.key(0), x)["params"]
+        assert bool(params["kernel"].any()) is not zero

@@ -8,7 +8,7 @@ import pytest
 from portrait_jax.errors import ShapeError
 from portrait_jax.nn.embeddings import position_table
 from portrait_jax.nn.temporal import TemporalConfig, TemporalTransformer
-from tests.golden import assert_close, channels_last, flax_params, golden_config, golden_tensors
+from tests.golden import assert_close, channels_last, flax_params, golden_config, golden_tensors, random_params
 
 
 def golden_module():
@@ -55,6 +55,15 @@ def test_pixels_do_not_mix_and_frames_do():
     np.testing.assert_allclose(after[:, :, 1, 1], before[:, :, 1, 1], atol=1e-5)
     reversed_time = np.asarray(attend(x[:, ::-1]))[:, ::-1]
     assert np.abs(reversed_time - before).max() > 1e-2
+
+
+def test_joint_norm_sees_all_frames_and_is_the_frames_own_for_a_single_one():
+    own, joint = (TemporalTransformer(TemporalConfig(2, norm_groups=4, joint_norm=flag)) for flag in (False, True))
+    x = jax.random.normal(jax.random.key(0), (2, 3, 2, 2, 8)) * jnp.array([1.0, 3.0, 9.0])[:, None, None, None]
+    params = random_params(own, x)
+    run = [jax.jit(module.apply) for module in (own, joint)]
+    np.testing.assert_allclose(run[0](params, x[:, :1]), run[1](params, x[:, :1]), atol=1e-5)
+    assert np.abs(run[0](params, x) - run[1](params, x)).max() > 1e-2
 
 
 def test_too_many_frames_is_a_shape_error():
