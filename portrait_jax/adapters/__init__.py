@@ -1,5 +1,19 @@
 """What papers plug into a backbone."""
 
+from portrait_jax.adapters.controlnet import ControlNet, ControlNetConfig
+from portrait_jax.adapters.image_prompt import ImagePromptConfig, image_projection, image_prompt_slot, merge_lora
 from portrait_jax.adapters.landmark_guider import LandmarkGuider, LandmarkGuiderConfig
+from portrait_jax.adapters.t2i_adapter import T2IAdapter, T2IAdapterConfig
 
-__all__ = ["LandmarkGuider", "LandmarkGuiderConfig"]
+__all__ = [
+    "ControlNet",
+    "ControlNetConfig",
+    "ImagePromptConfig",
+    "LandmarkGuider",
+    "LandmarkGuiderConfig",
+    "T2IAdapter",
+    "T2IAdapterConfig",
+    "image_projection",
+    "image_prompt_slot",
+    "merge_lora",
+]

@@ -1,5 +1,19 @@
 """Pretrained encoders of images, text, audio and motion."""
 
+from portrait_jax.encoders.arcface import ArcFace, ArcFaceConfig
+from portrait_jax.encoders.clip_text import CLIPText, CLIPTextConfig
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
+from portrait_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, normalise_waveform
 
-__all__ = ["CLIPVision", "CLIPVisionConfig", "clip_pixels"]
+__all__ = [
+    "ArcFace",
+    "ArcFaceConfig",
+    "CLIPText",
+    "CLIPTextConfig",
+    "CLIPVision",
+    "CLIPVisionConfig",
+    "Wav2Vec2",
+    "Wav2Vec2Config",
+    "clip_pixels",
+    "normalise_waveform",
+]

@@ -11,8 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from portrait_jax.errors import ConfigError, ShapeError
-from portrait_jax.nn.attention import attention, split_heads
-from portrait_jax.nn.feedforward import MLP
+from portrait_jax.nn.encoder import Encoder, StackConfig
 from portrait_jax.nn.norms import LayerNorm
 from portrait_jax.typing import Array, Float
 
@@ -39,6 +38,10 @@ class CLIPVisionConfig:
     def __post_init__(self) -> None:
         if self.image_size % self.patch:
             raise ConfigError(f"image_size {self.image_size} is no multiple of patch {self.patch}; change one of them")
+
+    @property
+    def stack(self) -> StackConfig:
+        return StackConfig(self.layers, self.heads, self.mlp, self.activation)
 
     @property
     def tokens(self) -> int:
@@ -87,47 +90,6 @@ class Embeddings(nn.Module):
         return x + positions.astype(self.dtype)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with biases; names q_proj, k_proj, v_proj, out_proj."""
-
-    heads: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        def project(name: str, x: Tokens) -> Tokens:
-            return nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(x)
-
-        q, k, v = (split_heads(project(name, x), self.heads) for name in ("q_proj", "k_proj", "v_proj"))
-        return project("out_proj", attention(q, k, v).reshape(x.shape))
-
-
-class EncoderLayer(nn.Module):
-    """Pre-norm transformer layer."""
-
-    config: CLIPVisionConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        config = self.config
-        x = x + SelfAttention(config.heads, self.dtype, name="self_attn")(LayerNorm(name="layer_norm1")(x))
-        return x + MLP(config.mlp, config.activation, self.dtype, name="mlp")(LayerNorm(name="layer_norm2")(x))
-
-
-class Encoder(nn.Module):
-    """The stack of layers."""
-
-    config: CLIPVisionConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Tokens) -> Tokens:
-        for i in range(self.config.layers):
-            x = EncoderLayer(self.config, self.dtype, name=f"layers_{i}")(x)
-        return x
-
-
 class VisionModel(nn.Module):
     """Embeddings, layer norm (`pre_layrnorm`, misspelt in every checkpoint), layers; the class token's norm if wanted."""
 
@@ -135,10 +97,10 @@ class VisionModel(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, pixel_values: Float[Array, "b h w 3"]) -> tuple[Tokens, Float[Array, "b d"] | None]:
+    def __call__(self, pixel_values: Float[Array, "b h w 3"]) -> tuple[tuple[Tokens, ...], Float[Array, "b d"] | None]:
         x = LayerNorm(name="pre_layrnorm")(Embeddings(self.config, self.dtype, name="embeddings")(pixel_values))
-        x = Encoder(self.config, self.dtype, name="encoder")(x)
-        return x, None if self.config.projection is None else LayerNorm(name="post_layernorm")(x[:, 0])
+        states = Encoder(self.config.stack, self.dtype, name="encoder")(x)
+        return states, None if self.config.projection is None else LayerNorm(name="post_layernorm")(states[-1][:, 0])
 
 
 class CLIPVision(nn.Module):
@@ -149,9 +111,11 @@ class CLIPVision(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pixel_values: Float[Array, "b h w 3"], *, embed: bool = False
+        self, pixel_values: Float[Array, "b h w 3"], *, embed: bool = False, layer: int = -1
     ) -> Tokens | Float[Array, "b projection"]:
-        """Last hidden states of all tokens, class token first, without the final norm; or the projected embedding.
+        """Hidden states of all tokens, class token first, without the final norm; or the projected embedding.
+
+        `layer` counts hidden states from the end: −1 is the last layer's, −2 the penultimate one that image prompts read.
 
         `pixel_values` come from `clip_pixels`, (image_size, image_size) pixels. Raises ShapeError for another size,
         ConfigError for an embedding that the config does not have.
@@ -161,11 +125,11 @@ class CLIPVision(nn.Module):
             raise ShapeError(
                 f"the image encoder takes {size}×{size} pixels, not {pixel_values.shape[1:3]}; use clip_pixels"
             )
-        last_hidden, pooled = VisionModel(self.config, self.dtype, name="vision_model")(pixel_values)
+        states, pooled = VisionModel(self.config, self.dtype, name="vision_model")(pixel_values)
         if pooled is None:
             if embed:
                 raise ConfigError("this image encoder has no projection; set CLIPVisionConfig.projection")
-            return last_hidden
+            return states[layer]
         # Always called, so that initialising gives one parameter tree; unused results cost nothing under jit.
         embedding = nn.Dense(self.config.projection, use_bias=False, dtype=self.dtype, name="visual_projection")(pooled)
-        return embedding if embed else last_hidden
+        return embedding if embed else states[layer]

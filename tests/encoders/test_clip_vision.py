@@ -55,6 +55,14 @@ def test_tokens_and_embedding_come_from_one_set_of_parameters():
     np.testing.assert_allclose(embedding, (normal * norm["scale"] + norm["bias"]) @ kernel, atol=1e-4)
 
 
+def test_a_layer_before_the_last_gives_the_tokens_of_a_shallower_network():
+    pixels = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
+    params = random_params(CLIPVision(TINY), pixels)
+    penultimate = jax.jit(lambda p, x: CLIPVision(TINY).apply(p, x, layer=-2))(params, pixels)
+    shallow = CLIPVision(replace(TINY, layers=1))
+    np.testing.assert_allclose(penultimate, jax.jit(shallow.apply)(params, pixels), atol=1e-5)
+
+
 def test_preprocessing_resizes_the_short_side_crops_the_centre_and_normalises():
     image = jnp.zeros((1, 10, 30, 3)).at[:, :, 10:20].set(1.0).at[:, :, :10].set(-1.0)
     pixels = clip_pixels(image, 10)

@@ -1,0 +1,91 @@
+"""CLIP's text transformer (transformers `CLIPTextModel`): token ids to the context of cross-attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.nn.encoder import Encoder, StackConfig
+from portrait_jax.nn.norms import LayerNorm
+from portrait_jax.typing import Array, Float, Int
+
+Tokens = Float[Array, "b n d"]
+
+
+@dataclass(frozen=True)
+class CLIPTextConfig:
+    """Sizes of a text transformer; the defaults are ViT-L/14's, as Stable Diffusion 1.5 has it."""
+
+    vocabulary: int = 49408
+    positions: int = 77
+    """Longest prompt in tokens, begin and end included."""
+    hidden: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp: int = 3072
+    activation: str = "quick_gelu"
+
+    @property
+    def stack(self) -> StackConfig:
+        return StackConfig(self.layers, self.heads, self.mlp, self.activation)
+
+
+class TextEmbeddings(nn.Module):
+    """Token embedding plus learned position."""
+
+    config: CLIPTextConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids: Int[Array, "b n"]) -> Tokens:
+        config, small = self.config, nn.initializers.normal(0.02)
+        tokens = nn.Embed(
+            config.vocabulary, config.hidden, embedding_init=small, dtype=self.dtype, name="token_embedding"
+        )(ids)
+        places = nn.Embed(config.positions, config.hidden, embedding_init=small, name="position_embedding").embedding
+        return tokens + places[: ids.shape[1]].astype(self.dtype)
+
+
+class TextModel(nn.Module):
+    """Embeddings, layers with a causal mask, final norm."""
+
+    config: CLIPTextConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids: Int[Array, "b n"], skip: int) -> Tokens:
+        length = ids.shape[1]
+        causal = jnp.asarray(np.tri(length, dtype=bool))[None]
+        x = TextEmbeddings(self.config, self.dtype, name="embeddings")(ids)
+        states = Encoder(self.config.stack, self.dtype, name="encoder")(
+            x, jnp.broadcast_to(causal, (len(ids), length, length))
+        )
+        return LayerNorm(name="final_layer_norm")(states[-skip])
+
+
+class CLIPText(nn.Module):
+    """Prompts to tokens for cross-attention."""
+
+    config: CLIPTextConfig = CLIPTextConfig()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids: Int[Array, "b n"], *, clip_skip: int = 1) -> Tokens:
+        """Hidden states after the final norm; of the last layer, or of the `clip_skip`-th from the end.
+
+        `ids` are the tokenizer's, padded to equal length; padding attends and is attended to, as Stable Diffusion was trained.
+        Raises ShapeError for more tokens than positions, ConfigError for a layer that does not exist.
+        """
+        config = self.config
+        if ids.shape[1] > config.positions:
+            raise ShapeError(f"a prompt of {ids.shape[1]} tokens exceeds {config.positions}; truncate it")
+        if not 1 <= clip_skip <= config.layers:
+            raise ConfigError(
+                f"clip_skip {clip_skip} is no layer of {config.layers}; 1 is the last layer, 2 the one before"
+            )
+        return TextModel(config, self.dtype, name="text_model")(ids, clip_skip)

@@ -1,0 +1,117 @@
+"""Image prompts: published names, where the second attention sits, updates of low rank, errors."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from portrait_jax.adapters.image_prompt import (
+    PUBLISHED,
+    ImagePromptConfig,
+    image_projection,
+    image_prompt_slot,
+    init_lora,
+    merge_lora,
+)
+from portrait_jax.backbones.unet import UNet, UNetConfig
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.errors import CheckpointError, ConfigError
+from tests.golden import manifest, random_params, torch_shapes
+
+INPUTS = {"plain": [(1, 1024)], "plus": [(1, 257, 1280)], "full": [(1, 257, 1280)], "face_id": [(1, 512)],
+          "face_id_plus": [(1, 512), (1, 257, 1280)]}  # fmt: skip
+SMALL = UNetConfig(
+    block_out_channels=(8,), layers_per_block=1, attention_levels=(True,), num_heads=2, context_dim=6, norm_groups=4,
+    context_field="text",
+)  # fmt: skip
+
+
+def backbone_shapes():
+    """The full-size UNet with the second attention, and the low-rank updates of all its attentions."""
+    conditioning = Conditioning(image_tokens=jnp.zeros((1, 4, 768)))
+    module = UNet(UNetConfig(context_field="text"), (image_prompt_slot(heads=8),))
+
+    def make(key):
+        params = module.init(key, jnp.zeros((1, 1, 8, 8, 4)), jnp.zeros(1), conditioning)["params"]
+        return params, init_lora(key, params)
+
+    return jax.eval_shape(make, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    params, lora = backbone_shapes()
+    return torch_shapes({"params": params}), torch_shapes({"params": lora})
+
+
+@pytest.mark.parametrize("layout", PUBLISHED)
+def test_full_size_has_the_published_names_and_shapes(layout, shapes):
+    entry, config = manifest("bases_manifest.json")[layout], PUBLISHED[layout]
+    arguments = [jnp.zeros(shape) for shape in INPUTS[config.kind]]
+    made = torch_shapes(jax.eval_shape(image_projection(config).init, jax.random.key(0), *arguments))
+    expected = {f"image_proj.{name}": shape for name, shape in made.items()}
+    # Inside the UNet the published index stands for an attention, and `.0` is the number of the adapter.
+    ours = {**shapes[0], **shapes[1]} if "lora" in " ".join(entry["params"]) else shapes[0]
+    index = {path: number for number, path in entry["ip_layer_index"].items()}
+    for name, shape in ours.items():
+        if match := re.fullmatch(r"(.+)\.processor\.(\w+)(\.0)?((?:\.\w+)*)", name):
+            expected[f"ip_adapter.{index[match[1]]}.{match[2]}{match[4]}"] = shape
+    assert expected == {name: tuple(spec[0]) for name, spec in entry["params"].items()}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Module, variables and inputs of a small UNet with a picture."""
+    conditioning = Conditioning(
+        text=jax.random.normal(jax.random.key(1), (2, 3, 6)),
+        image_tokens=jax.random.normal(jax.random.key(2), (2, 4, 6)),
+    )
+    module, x = UNet(SMALL, (image_prompt_slot(heads=2),)), jax.random.normal(jax.random.key(3), (2, 3, 4, 4, 4))
+    return module, random_params(module, x, jnp.zeros(2), conditioning), x, conditioning
+
+
+def test_the_picture_speaks_as_loud_as_its_scale_and_not_at_all_without_one(small):
+    _, params, x, conditioning = small
+
+    def run(scale, conditioning):
+        module = UNet(SMALL, (image_prompt_slot(2, scale),))
+        return jax.jit(module.apply)(params, x, jnp.zeros(2), conditioning)
+
+    base = run(1.0, conditioning.replace(image_tokens=None))
+    assert np.abs(run(1.0, conditioning) - base).max() > 1e-2
+    np.testing.assert_allclose(run(0.0, conditioning), base, atol=1e-5)
+
+
+def test_a_new_update_changes_nothing_and_gradients_reach_both_halves(small):
+    module, variables, x, conditioning = small
+    params = variables["params"]
+    lora = init_lora(jax.random.key(0), params, rank=2)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), merge_lora(params, lora), dict(params))
+    assert all(jax.tree.leaves(same))
+    lora = jax.tree.map(lambda leaf: leaf + 0.1, lora)
+
+    @jax.jit
+    def gradients(lora):
+        def loss(lora):
+            merged = {"params": merge_lora(params, lora, 0.5)}
+            return jnp.mean(module.apply(merged, x, jnp.zeros(2), conditioning) ** 2)
+
+        return jax.grad(loss)(lora)
+
+    assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradients(lora)))
+
+
+def test_mistakes_name_the_remedy(small):
+    params = small[1]["params"]
+    with pytest.raises(ConfigError, match="did you mean 'face_id'"):
+        ImagePromptConfig("faceid")
+    lora = init_lora(jax.random.key(0), params, rank=2)
+    lora["mid_block"]["attentions_7"] = lora["mid_block"].pop("attentions_0")
+    with pytest.raises(CheckpointError, match=r"16 low-rank .*mid_block/attentions_7"):
+        merge_lora(params, lora)
+    with pytest.raises(ConfigError, match="cross-attention cannot read 'texts'; did you mean 'text'"):
+        UNetConfig(context_field="texts")

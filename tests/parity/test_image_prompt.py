@@ -1,0 +1,197 @@
+"""IP-Adapter's projections and decoupled attention equal diffusers', loaded under the published names."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from portrait_jax.adapters.image_prompt import (
+    ImagePromptConfig,
+    image_projection,
+    image_prompt_slot,
+    init_lora,
+    merge_lora,
+)
+from portrait_jax.backbones.unet import UNet, UNetConfig
+from portrait_jax.conditioning import Conditioning
+from tests.golden import torch_shapes
+from tests.parity.oracle import (
+    FORWARD,
+    assert_parity,
+    channels_first,
+    channels_last,
+    diffusers,
+    draw,
+    randomised,
+    relative,
+    torch,
+    variables,
+)
+
+pytestmark = pytest.mark.parity
+
+WIDTH, FACE, CLIP = 128, 24, 40
+"""Of tokens (two heads of 64), of face embeddings, of CLIP's tokens."""
+HIDDEN = draw(2, 5, CLIP, seed=5)
+
+
+def published(module, *args) -> dict:
+    """Random weights under the names of the published files."""
+    made = jax.eval_shape(lambda key: module.init(key, *args), jax.random.key(0))
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: torch.randn(shape, generator=generator) * (shape[-1] ** -0.5 if len(shape) > 1 else 0.5)
+        for name, shape in torch_shapes(made).items()
+    }
+
+
+PLUS_NAMES = {"layers.0.attn.to_q.weight": "layers.0.0.to_q.weight", "layers.1.ln0.weight": "layers.1.0.norm1.weight"}
+CASES = {
+    "plain": (4, (2, FACE), {"image_embeds.weight": "proj.weight", "norm.weight": "norm.weight"}),
+    "full": (1, (2, 5, CLIP), {"ff.net.0.proj.weight": "proj.0.weight", "norm.weight": "proj.3.weight"}),
+    "plus": (3, (2, 5, CLIP), {"latents": "latents", **PLUS_NAMES}),
+    "face_id": (4, (2, FACE), {"ff.net.0.proj.weight": "proj.0.weight", "norm.weight": "norm.weight"}),
+}
+"""Kind → tokens, shape of the input, two of diffusers' names with the published ones."""
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_projection_equals_diffusers(kind):
+    tokens, shape, names = CASES[kind]
+    config = ImagePromptConfig(kind, tokens, WIDTH)
+    weights = published(image_projection(config), jnp.zeros(shape))
+    oracle = unet()._convert_ip_adapter_image_proj_to_diffusers(weights, low_cpu_mem_usage=False).eval()
+
+    def apply(params, x, dtype):
+        return image_projection(config, dtype).apply(params, x)
+
+    assert_parity(oracle, oracle, apply, draw(*shape), variables(weights), list(names), names.get)
+
+
+@pytest.mark.parametrize("shortcut", [False, True], ids=["plus", "plus_v2"])
+def test_face_id_plus_projection_equals_diffusers(shortcut):
+    config = ImagePromptConfig("face_id_plus", 4, WIDTH, shortcut=shortcut)
+    weights = published(image_projection(config), jnp.zeros((2, FACE)), jnp.zeros((2, 5, CLIP)))
+    oracle = unet()._convert_ip_adapter_image_proj_to_diffusers(weights, low_cpu_mem_usage=False).eval()
+    oracle.shortcut, oracle.clip_embeds = shortcut, torch.tensor(HIDDEN)[:, None]
+
+    def apply(params, x, dtype):
+        return image_projection(config, dtype).apply(params, x, jnp.asarray(HIDDEN))
+
+    names = {"proj_in.weight": "perceiver_resampler.proj_in.weight", "proj.net.0.proj.weight": "proj.0.weight"}
+    assert_parity(oracle, oracle, apply, draw(2, FACE), variables(weights), list(names), names.get)
+
+
+SMALL = UNetConfig(
+    block_out_channels=(32, 64),
+    layers_per_block=1,
+    attention_levels=(True, False),
+    context_dim=WIDTH,
+    context_field="text",
+)
+SLOTS = (image_prompt_slot(heads=8, scale=0.7),)
+
+
+def unet():
+    return diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=SMALL.block_out_channels,
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=8,
+    )
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    """A UNet with an adapter of the plain kind loaded from the published layout, and the adapter's projection."""
+    oracle, config = randomised(unet()), ImagePromptConfig("plain", 4, WIDTH)
+    layers = [name for name in oracle.attn_processors if "attn2" in name]
+    widths = {
+        name: dict(oracle.named_parameters())[name.replace("processor", "to_k.weight")].shape[0] for name in layers
+    }
+    adapter = {
+        f"{2 * i + 1}.{key}.weight": torch.tensor(draw(widths[name], WIDTH, seed=20 + i)) * WIDTH**-0.5
+        for i, name in enumerate(layers)
+        for key in ("to_k_ip", "to_v_ip")
+    }
+    projection = published(image_projection(config), jnp.zeros((1, FACE)))
+    oracle._load_ip_adapter_weights([{"image_proj": projection, "ip_adapter": adapter}], low_cpu_mem_usage=False)
+    for processor in oracle.attn_processors.values():
+        if hasattr(processor, "scale"):
+            processor.scale = [0.7]
+    return oracle.eval(), image_projection(config), variables(projection)
+
+
+TEXT, LATENTS = draw(1, 7, WIDTH, seed=2), draw(2, 4, 8, 8, seed=3)
+
+
+def backbone_name(name: str) -> str | None:
+    return None if name.startswith("encoder_hid_proj") else name
+
+
+def run(params, picture_tokens, dtype=jnp.float32):
+    """Two frames of one clip."""
+    x = channels_last(LATENTS)[None]
+    conditioning = Conditioning(text=jnp.asarray(TEXT), image_tokens=picture_tokens)
+    return channels_first(UNet(SMALL, SLOTS, dtype).apply(params, x, jnp.full(1, 7), conditioning)[0])
+
+
+def call(oracle, picture):
+    return oracle(
+        torch.tensor(LATENTS),
+        7,
+        torch.tensor(TEXT).repeat(2, 1, 1),
+        added_cond_kwargs={"image_embeds": [picture.repeat(2, 1)[:, None]]},
+    ).sample
+
+
+def test_decoupled_attention_equals_diffusers(adapted):
+    oracle, projection, projection_params = adapted
+
+    def apply(params, picture, dtype):
+        return run(params, projection.apply(projection_params, picture), dtype)
+
+    names = ["mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_k_ip.0.weight", "conv_in.weight"]
+    params = variables(oracle.state_dict(), backbone_name)
+    assert_parity(oracle, lambda x: call(oracle, x), apply, draw(1, FACE), params, names)
+
+
+def test_without_a_picture_the_base_speaks_alone(adapted):
+    oracle, _, _ = adapted
+    params = variables(oracle.state_dict(), backbone_name)
+    plain = unet().eval()
+    kept = {name: value for name, value in oracle.state_dict().items() if name in plain.state_dict()}
+    plain.load_state_dict(kept)
+    expected = plain(torch.tensor(LATENTS), 7, torch.tensor(TEXT).repeat(2, 1, 1)).sample.detach().numpy()
+    assert relative(jax.jit(run)(params, None), expected) < FORWARD
+
+
+def test_low_rank_updates_equal_added_layers():
+    """The oracle runs every update as two more linear layers beside the projection, as the published code does."""
+    oracle = randomised(unet(), seed=1)
+    params = variables(oracle.state_dict())
+    made = jax.eval_shape(lambda key: init_lora(key, params["params"], rank=4), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    lora = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape, scale=0.3), jnp.float32), made)
+    modules = dict(oracle.named_modules())
+    updates = {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(lora, sep="/").items()}
+    assert len(updates) == 2 * 4 * len(oracle.attn_processors)
+    for path in (path for path in updates if path.endswith("down/kernel")):
+        block, _, kind = path.removesuffix("/down/kernel").rpartition("/processor/")
+        layer = kind.removesuffix("_lora").replace("to_out", "to_out.0")
+        names = block.replace("attentions_", "attentions.").replace("blocks_", "blocks.").replace("/", ".")
+        down, up = (torch.tensor(updates[path.replace("/down/", f"/{part}/")]) for part in ("down", "up"))
+        modules[f"{names}.{layer}"].register_forward_hook(
+            lambda module, inputs, out, down=down, up=up: out + 0.8 * inputs[0] @ down @ up
+        )
+    expected = oracle(torch.tensor(LATENTS), 7, torch.tensor(TEXT).repeat(2, 1, 1)).sample.detach().numpy()
+    plain = jax.jit(run)(params, None)
+    merged = {"params": merge_lora(params["params"], lora, 0.8)}
+    assert relative(jax.jit(run)(merged, None), expected) < FORWARD
+    assert relative(plain, expected) > 1e-2
