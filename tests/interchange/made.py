@@ -1,0 +1,74 @@
+"""Checkpoints made up for tests: any layout at a hundredth of its size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+from flax import traverse_util
+
+from portrait_jax.interchange.layouts import Layout, Part
+from portrait_jax.interchange.rules import KERNEL, POINTWISE, SAME
+from portrait_jax.interchange.safetensors_files import Spec, write
+from portrait_jax.typing import PyTree
+
+TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+SIDE = 4
+
+
+def shrunk(part: Part, side: int = SIDE) -> PyTree:
+    """The part's published tree with no axis longer than `side`: names and ranks are all that a map looks at."""
+    leaves = traverse_util.flatten_dict(part.published(), sep="/")
+
+    def small(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        plain = part.table.kind(path) in (KERNEL, SAME, POINTWISE)
+        return tuple(min(axis, side) for axis in shape) if plain else shape
+
+    made = {path: jax.ShapeDtypeStruct(small(path, leaf.shape), np.float32) for path, leaf in leaves.items()}
+    return traverse_util.unflatten_dict(made, sep="/")
+
+
+def targets(layout: Layout) -> dict[str, PyTree]:
+    """Small trees of all sub-networks of a layout."""
+    return {part.subnet: shrunk(part) for part in layout.parts}
+
+
+def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0, dtypes=TYPES) -> dict[str, np.ndarray]:
+    """A random tensor for each name, the dtypes in turn."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: rng.standard_normal(shape, np.float32).astype(dtypes[i % len(dtypes)])
+        for i, (name, shape) in enumerate(sorted(shapes.items()))
+    }
+
+
+def save(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> Path:
+    """Writes tensors to a safetensors file."""
+    write(path, {name: Spec(x.shape, x.dtype) for name, x in tensors.items()}, tensors.__getitem__, metadata)
+    return path
+
+
+def release(layout: Layout, folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Writes a whole release at small size; returns the tensors of each of its files (by the layout's file name)."""
+    files: dict[str, dict[str, np.ndarray]] = {}
+    for i, part in enumerate(layout.parts):
+        files.setdefault(part.file, {}).update(random_tensors(part.stored(shrunk(part)), i))
+    for name, tensors in files.items():
+        save(place(folder, name), tensors)
+    return files
+
+
+def place(folder: Path, name: str) -> Path:
+    """Where `release` puts a file."""
+    return folder / f"{Path(name).stem or 'single'}.safetensors"
+
+
+def same_tensors(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> None:
+    """Asserts equal names, dtypes and bits."""
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert (tensor.dtype, tensor.shape) == (other[name].dtype, other[name].shape), name
+        assert tensor.tobytes() == other[name].tobytes(), name

@@ -1,0 +1,101 @@
+"""Every key map against the manifests of the published files, in both directions, at full size and without arrays."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from portrait_jax.interchange.layouts import layouts, recognise
+from portrait_jax.interchange.safetensors_files import Spec
+from tests.golden import manifest
+
+ALL = sorted(layouts())
+FOLLOW_YOUR_EMOJI = "follow_your_emoji_manifest.json"
+
+
+def published(name: str) -> list:
+    """(part, names and shapes that the manifest lists for it) of a layout."""
+    layout = layouts()[name]
+    bases, release = manifest("bases_manifest.json"), manifest(FOLLOW_YOUR_EMOJI)
+    if not layout.manifest:
+        pytest.skip("no manifest lists this layout")
+    entries = [bases[entry]["params"] if entry in bases else release[entry] for entry in layout.manifest]
+    listed = [{tensor: tuple(shape) for tensor, (shape, _) in entry.items()} for entry in entries]
+    if len(listed) == len(layout.parts):
+        return list(zip(layout.parts, listed))
+    return [
+        (part, {tensor: shape for tensor, shape in listed[0].items() if tensor.startswith(part.table.prefix)})
+        for part in layout.parts
+    ]
+
+
+def specs(shapes: dict) -> dict[str, Spec]:
+    return {name: Spec(shape, np.dtype(np.float32)) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_published_tensor_is_read_once_with_its_shape_and_nothing_else_is_asked_for(name):
+    for part, listed in published(name):
+        stored = part.stored()
+        needless = {tensor for tensor in listed if part.table.ignores(tensor) or part.table.spares(tensor)}
+        assert stored == {tensor: shape for tensor, shape in listed.items() if tensor not in needless}
+        # A tensor that several leaves share is cut into as many different parts; any other belongs to one leaf.
+        uses = Counter((tensor, link.part) for link in part.links(part.published()) for tensor in link.names)
+        assert set(uses.values()) == {1}
+        shares = Counter(tensor for tensor, _ in uses)
+        assert all(shares[tensor] == link.parts for link in part.links(part.published()) for tensor in link.names)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_leaf_of_the_network_is_produced_once(name):
+    for part in layouts()[name].parts:
+        links = part.links(part.published())
+        assert len({link.path for link in links}) == len(links) > 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_layout_is_recognised_by_its_manifest(name):
+    layout = layouts()[name]
+    if "v1" in name:
+        pytest.skip("v1 and v3 hold equal tensors; only stored position tables tell them apart")
+    files = {part.file: {} for part in layout.parts}
+    for part, listed in published(name):
+        files[part.file] |= listed
+    for file, listed in files.items():
+        best, parts = recognise(specs(listed))[0]
+        held = [part.table for part in layout.parts if part.file == file]
+        # A network that stands alone is named before the releases that include it.
+        assert best is layout or [part.table for part in best.parts] == held
+        assert len(parts) == len(held)
+
+
+def test_stored_position_tables_tell_animatediff_v1_from_v3():
+    entry = manifest("bases_manifest.json")
+    for version in ("v1", "v3"):
+        found = entry[f"animatediff_{version}_original"]
+        shapes = {name: tuple(shape) for name, (shape, _) in {**found["params"], **found["optional"]}.items()}
+        assert recognise(specs(shapes))[0][0].name == f"animatediff_{version}"
+
+
+@pytest.mark.parametrize(
+    "entry", ["sd15_vae", "sd15_clip_text", "sd_image_variations_clip_vision", "animatediff_v2_original"]
+)
+def test_old_names_and_stored_buffers_of_published_files_are_understood(entry):
+    found = manifest("bases_manifest.json")[entry]
+    (table,) = [layout.parts[0].table for layout in layouts().values() if layout.manifest == (entry,)]
+    for new, old in found.get("legacy_names", {}).items():
+        assert table.canonical(old) == new
+    assert all(table.ignores(table.canonical(name)) for name in found.get("optional", {}))
+
+
+@pytest.mark.parametrize("kind", ["unet", "vae", "text_encoder"])
+def test_the_single_file_agrees_with_diffusers_conversion_name_by_name(kind):
+    pairs = manifest("bases_manifest.json")["sd15_single_file"]["key_map_to_diffusers"][kind]
+    subnet = {"unet": "denoiser", "vae": "autoencoder", "text_encoder": "text_encoder"}[kind]
+    single = {part.subnet: part for part in layouts()["sd15_single_file"].parts}
+    alone = {part.subnet: part for part in layouts()["sd15"].parts}
+    if subnet not in single:
+        pytest.skip("no table yet")
+    names = {link.path: link.names[0] for link in single[subnet].links(single[subnet].published())}
+    ours = {link.names[0]: names[link.path] for link in alone[subnet].links(alone[subnet].published())}
+    assert ours == pairs
