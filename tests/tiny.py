@@ -37,7 +37,9 @@ def get_config(stage: str = "demo") -> ConfigDict:
     )
     config.model.guider.update({"channels": (4, 8, 8), "out_channels": 8})
     config.model.image_encoder.update({"hidden": 16, "layers": 1, "heads": 2, "mlp": 16, "image_size": 32})
-    config.sampling.update({"steps": 2, "window": 4, "overlap": 2, "windows_per_chunk": 2, "guidance": 1.5})
+    config.sampling.update(
+        {"steps": 2, "window": 4, "overlap": 2, "windows_per_chunk": 2, "guidance": 1.5, "noise_share": 0.2}
+    )
     return config
 
 

@@ -62,7 +62,7 @@ def normalise_waveform(samples: Float[Array, "b t"]) -> Float[Array, "b t"]:
     return centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-7)
 
 
-def interpolate(features: Features, length: int) -> Features:
+def interpolate(features: Features, length: int) -> Float[Array, "b frames d"]:
     """Linear interpolation along time to `length` vectors; the first and the last stay (corners aligned)."""
     last = features.shape[1] - 1
     place = np.linspace(0, last, length) if length > 1 else np.zeros(1)
