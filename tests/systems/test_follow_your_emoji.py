@@ -257,7 +257,7 @@ def test_the_share_of_dropped_clips_is_the_configs(params):
         ),
         ("denoiser", "image_prompt_dim", 24, "image_encoder.hidden must be equal, not 24 and 16"),
         ("guider", "out_channels", 16, "guider.out_channels and denoiser.block_out_channels"),
-        ("guider", "channels", (4, 4, 8), "strides of guider and autoencoder must be equal, not 4 and 8"),
+        ("guider", "channels", (4, 8), "strides of guider and autoencoder must be equal, not 4 and 8"),
     ],
 )
 def test_sizes_that_do_not_fit_each_other_are_named(section, key, value, message):
