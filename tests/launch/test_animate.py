@@ -54,7 +54,7 @@ MISTAKES = {
     "checkpoint not there": ({"checkpoint": "no.safetensors"}, "there is no checkpoint no.safetensors"),
     "checkpoint damaged": ({"checkpoint": "text.txt"}, "text.txt is damaged or no safetensors file"),
     "checkpoint of another size": (
-        {"config.model.guider.channels": "(4, 4, 8, 16)"}, "stored (3, 3, 8, 8), model (3, 3, 8, 16)",
+        {"config.model.guider.channels": "(4, 8, 16)"}, "stored (3, 3, 8, 8), model (3, 3, 8, 16)",
     ),
     "sizes that do not fit": ({"config.model.guider.out_channels": "4"}, "guider.out_channels"),
     "unknown system": ({"config.task": "follow_your_emoij"}, "did you mean 'follow_your_emoji'?"),
