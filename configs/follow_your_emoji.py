@@ -111,7 +111,7 @@ def stage1(config: ConfigDict) -> None:
         {
             "trainable": ("denoiser/(?!.*motion_modules).*", "reference/.*", "guider/.*", "image_encoder/.*"),
             "init_from": {"autoencoder": "{assets}/follow_your_emoji_demo.safetensors"},
-            "steps": 4500,
+            "steps": 5000,
             "batch_size": 4,
             "frames": 4,
             "lr": 1e-3,

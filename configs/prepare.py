@@ -1,9 +1,11 @@
 """Data sets.
 
     python -m launch.prepare --config configs/prepare.py:synthetic --output runs/portraits
+    python -m launch.prepare --config configs/prepare.py:poses --output runs/poses
     python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output runs/videos
 
 `synthetic`: 1800 train and 32 test people, one clip of 16 frames at 128 pixels each.
+`poses`: the same people at four frames a second, so that one clip holds poses that are far apart; for single frames.
 `video`: every video of a folder, cropped around its face at 256 pixels and cut into clips of at most ten seconds.
 Settings are those of `data.prepare_synthetic.SyntheticConfig` and `data.prepare_video.VideoConfig`; change one by
 `--config.frames=48`. `processes` 0 takes every core.
@@ -15,15 +17,18 @@ from portrait_jax.errors import ConfigError, nearest
 
 SYNTHETIC = {
     "kind": "synthetic", "processes": 0,
-    "train": 1800, "test": 32, "clips": 1, "frames": 16, "size": 128, "seed": 0, "crf": 12, "speech": True,
+    "train": 1800, "test": 32, "clips": 1, "frames": 16, "fps": 25.0, "size": 128, "seed": 0, "crf": 12,
+    "speech": True,
 }  # fmt: skip
+
+POSES = {**SYNTHETIC, "fps": 4.0}
 
 VIDEO = {
     "kind": "video", "processes": 0,
     "size": 256, "margin": 0.5, "min_frames": 24, "max_frames": 250, "max_gap": 12, "test_fraction": 0.0, "crf": 12,
 }  # fmt: skip
 
-CONFIGS = {"synthetic": SYNTHETIC, "video": VIDEO}
+CONFIGS = {"synthetic": SYNTHETIC, "poses": POSES, "video": VIDEO}
 
 
 def get_config(name: str = "synthetic") -> ConfigDict:

@@ -12,7 +12,7 @@ import cv2
 from data import parts, synthetic
 from data.builder import finished, write_shards
 from data.records import CRF, Record, encode_clip
-from data.schema import SCHEMA_VERSION
+from data.schema import FPS, SCHEMA_VERSION
 from portrait_jax.errors import ConfigError
 
 PERFORMANCE_SEEDS = 1_000_003
@@ -21,12 +21,17 @@ PERFORMANCE_SEEDS = 1_000_003
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
-    """How much is drawn: `train` and `test` people, `clips` each, of `frames` frames at 25 fps and `size` pixels."""
+    """How much is drawn: `train` and `test` people, `clips` each, of `frames` frames at `fps` and `size` pixels.
+
+    Few frames a second make few frames last long, so that those of one clip differ in pose: what single frames are
+    trained on. Motion is trained on 25.
+    """
 
     train: int = 400
     test: int = 32
     clips: int = 1
     frames: int = 24
+    fps: float = FPS
     size: int = 128
     seed: int = 0
     crf: int = CRF
@@ -35,6 +40,8 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         if min(self.train, self.clips, self.frames) < 1 or self.test < 0:
             raise ConfigError("prepare: train, clips and frames must be at least 1, test at least 0")
+        if not 1 <= self.fps <= 60:
+            raise ConfigError(f"prepare: fps {self.fps} must be 1 to 60")
         if self.size % 2 or not 32 <= self.size <= 1024:
             raise ConfigError(f"prepare: size {self.size} must be even, 32 to 1024")
 
@@ -67,7 +74,7 @@ def draw(source: parts.Source) -> Iterator[Record]:
     identity = synthetic.sample_identity(identity_seed)
     for clip in range(config.clips):
         performance_seed = (config.seed * PERFORMANCE_SEEDS + identity_seed) * config.clips + clip
-        performance = synthetic.sample_performance(performance_seed, config.frames, speech=config.speech)
+        performance = synthetic.sample_performance(performance_seed, config.frames, config.fps, speech=config.speech)
         raw = synthetic.render_clip(identity, performance, config.size)
         named = {
             "clip_id": f"{source.source_id}_{clip:03d}",

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from data import builder, parts, prepare_synthetic
@@ -107,7 +108,16 @@ def test_the_report_counts_sources(portraits):
     assert json.loads((portraits / "report.json").read_text()) == {"clips": 7, "skipped": [], "sources": 7}
 
 
-@pytest.mark.parametrize("change", [{"train": 0}, {"size": 63}, {"frames": 0}, {"size": 8}])
+def test_fewer_frames_a_second_show_the_same_performance_for_longer(tiny):
+    source = parts.Source("train_000000", "", "train", (tiny, 0))
+    (quick,) = prepare_synthetic.draw(source)
+    (slow,) = prepare_synthetic.draw(source._replace(item=(dataclasses.replace(tiny, fps=5.0), 0)))
+    assert (quick["fps"], slow["fps"]) == (25.0, 5.0)
+    assert len(slow["audio"]) == 5 * len(quick["audio"])
+    assert np.ptp(slow["pose"], axis=0).sum() > 2 * np.ptp(quick["pose"], axis=0).sum()
+
+
+@pytest.mark.parametrize("change", [{"train": 0}, {"size": 63}, {"frames": 0}, {"size": 8}, {"fps": 0.5}])
 def test_settings_that_do_not_fit_are_refused(change):
     with pytest.raises(ConfigError, match="prepare:"):
         SyntheticConfig(**change)
