@@ -16,12 +16,10 @@ from portrait_jax.interchange.matching import FLOATS, Match, assign, compare, re
 from portrait_jax.interchange.rules import Link, fillers
 from portrait_jax.interchange.safetensors_files import Spec, write, write_sharded
 from portrait_jax.interchange.sources import MemorySource, Source, open_checkpoint
-from portrait_jax.training.params import DTYPES, FORMAT, HEADER, load_params
+from portrait_jax.training.params import DTYPES, FILE, FORMAT, HEADER, load_params
 from portrait_jax.training.state import flatten, unflatten
 from portrait_jax.typing import PyTree
 
-PARAMS = "params.safetensors"
-"""What an import writes: a parameter file as `training.params` reads it."""
 KEPT = "kept.safetensors"
 """Tensors that the network does not need but the release stores: an export of the import gives them back unchanged."""
 
@@ -87,10 +85,10 @@ def import_checkpoint(
         kept_specs = {name: source.specs[own] for name, (source, own) in kept.items()}
         write(output / KEPT, kept_specs, lambda name: kept[name][0].read(kept[name][1]))
     info = {"format": FORMAT, "layout": list(names), "sources": sorted({match.source.path.name for match in matches})}
-    write(output / PARAMS, specs, read, {HEADER: json.dumps(info, sort_keys=True)})
+    write(output / FILE, specs, read, {HEADER: json.dumps(info, sort_keys=True)})
     if not kept:
         (output / KEPT).unlink(missing_ok=True)
-    return Done((output / PARAMS,), counted(leaves), tuple(notes))
+    return Done((output / FILE,), counted(leaves), tuple(notes))
 
 
 def import_tree(part: Part, tensors: Mapping[str, np.ndarray], tree: PyTree) -> dict[str, PyTree]:
@@ -231,19 +229,19 @@ def destination(output: Path, file: str, groups: int) -> Path:
 def open_params(checkpoint: Path) -> tuple[Source, Source | None]:
     """A parameter file, an import's folder (with what it kept, nothing at the least), or a workdir (without: None)."""
     path = Path(checkpoint)
-    if path.is_dir() and not (path / PARAMS).is_file():
+    if path.is_dir() and not (path / FILE).is_file():
         params, _ = load_params(path)
         return MemorySource(
             {name: np.asarray(leaf) for name, leaf in flatten(params).items() if hasattr(leaf, "shape")}, path
         ), None
     folder = path if path.is_dir() else path.parent
-    source = open_checkpoint(path / PARAMS if path.is_dir() else path)
+    source = open_checkpoint(path / FILE if path.is_dir() else path)
     if HEADER not in source.metadata:
         raise CheckpointError(
             f"{source.path} is no parameter file of this project (`inspect` says what it is); "
             "give a training's workdir, an exported .safetensors file or an import's folder"
         )
-    if source.path.name != PARAMS:
+    if source.path.name != FILE:
         return source, None
     return source, open_checkpoint(folder / KEPT) if (folder / KEPT).is_file() else MemorySource({}, folder)
 

@@ -26,6 +26,8 @@ from portrait_jax.typing import Params
 ASSETS = Path(__file__).parent.parent / "assets"
 """Files that come with the package."""
 FORMAT = "portrait-jax-params-1"
+FILE = "params.safetensors"
+"""What a folder of imported parameters holds (`portrait_jax.interchange`)."""
 HEADER = "portrait_jax"
 """The header's entry that holds `Info` as JSON."""
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -76,10 +78,11 @@ def cast(array: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
 
 
 def load_params(path: str | os.PathLike, *, average: bool = True) -> tuple[dict[str, Params], Info]:
-    """Reads parameters from a safetensors file or from a training's workdir.
+    """Reads parameters from a safetensors file, from the folder of an import or from a training's workdir.
 
     Args:
-        path: a file written by `save_params`; or a workdir (`resolve` says which run it stands for).
+        path: a file written by `save_params`; a folder with such a `params.safetensors`; or a workdir (`resolve` says
+            which run it stands for).
         average: from a workdir, take the moving average of trainable leaves where one is kept.
 
     Returns:
@@ -89,6 +92,8 @@ def load_params(path: str | os.PathLike, *, average: bool = True) -> tuple[dict[
         CheckpointError: if there is nothing to read, or it is damaged.
     """
     path = Path(path)
+    if (path / FILE).is_file():
+        return read_file(path / FILE)
     if path.is_dir():
         run = resolve(path)
         stored, meta, step = checkpoints.read_params(run)

@@ -8,11 +8,10 @@ import pytest
 
 from portrait_jax.errors import CheckpointError, ConfigError, ShapeError
 from portrait_jax.interchange import export_checkpoint, import_checkpoint, import_tree, inspect, layout_named
-from portrait_jax.interchange.convert import PARAMS
 from portrait_jax.interchange.layouts import layouts
 from portrait_jax.interchange.safetensors_files import SafetensorsFile
 from portrait_jax.interchange.sources import open_checkpoint
-from portrait_jax.training.params import initialise, load_params, save_params
+from portrait_jax.training.params import FILE, initialise, load_params, save_params
 from tests.interchange.made import place, random_tensors, release, same_tensors, save, shrunk, targets
 
 SMALL = "sd15_vae"
@@ -46,10 +45,10 @@ def test_exporting_an_import_gives_identical_tensors_under_identical_names(name,
 def test_half_precision_stays_as_it_is_unless_another_is_asked_for(small, tmp_path):
     path, tensors, trees = small
     import_checkpoint([SMALL], [str(path)], tmp_path / "ours", targets=trees)
-    kept = SafetensorsFile(tmp_path / "ours" / PARAMS)
+    kept = SafetensorsFile(tmp_path / "ours" / FILE)
     assert {str(spec.dtype) for spec in kept.specs.values()} == {"float32", "float16", "bfloat16"}
     import_checkpoint([SMALL], [str(path)], tmp_path / "wide", dtype="float32", targets=trees)
-    wide = SafetensorsFile(tmp_path / "wide" / PARAMS)
+    wide = SafetensorsFile(tmp_path / "wide" / FILE)
     assert {str(spec.dtype) for spec in wide.specs.values()} == {"float32"}
     export_checkpoint([SMALL], tmp_path / "wide", tmp_path / "half.safetensors", dtype="float16")
     half = read_all(tmp_path / "half.safetensors")
@@ -67,10 +66,10 @@ def test_a_value_that_float16_cannot_hold_is_named_and_nothing_is_left(small, tm
 def test_an_import_starts_a_training_stage(small, tmp_path):
     path, tensors, trees = small
     import_checkpoint([SMALL], [str(path)], tmp_path / "ours", targets=trees)
-    _, info = load_params(tmp_path / "ours" / PARAMS)
+    _, info = load_params(tmp_path / "ours")
     assert info["layout"] == [SMALL] and info["sources"] == ["vae.safetensors"]
     fresh = {"autoencoder": {name: _zeros(tree) for name, tree in trees["autoencoder"].items()}}
-    started = initialise(fresh, {"autoencoder": str(tmp_path / "ours" / PARAMS)})
+    started = initialise(fresh, {"autoencoder": "{workdir}/ours"}, root=tmp_path)
     kernel = started["autoencoder"]["encoder"]["conv_in"]["kernel"]
     expected = tensors["encoder.conv_in.weight"].astype(np.float32).transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(kernel, expected)
@@ -307,4 +306,4 @@ def test_the_index_of_a_sharded_export_is_read_again(small, tmp_path):
     index = json.loads(done.files[0].read_text())
     assert set(index["weight_map"]) == set(tensors) and len(done.files) > 2
     again = import_checkpoint([SMALL], [str(done.files[0])], tmp_path / "again", targets=trees)
-    same_tensors(read_all(tmp_path / "ours" / PARAMS), read_all(again.files[0]))
+    same_tensors(read_all(tmp_path / "ours" / FILE), read_all(again.files[0]))
