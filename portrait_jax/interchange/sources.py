@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from portrait_jax.errors import CheckpointError, listed
+from portrait_jax.interchange.onnx_faces import OnnxFaces
 from portrait_jax.interchange.pickles import PickleFile
 from portrait_jax.interchange.safetensors_files import SafetensorsFile, Spec
 
@@ -146,8 +147,10 @@ def open_file(path: Path) -> Source:
         head[:1] == b"\x80" and head[1:2] <= b"\x05"
     ):  # torch's archives; any pickle from protocol 2
         return PickleFile(path)
+    if head[:1] == b"\x08" and path.suffix == ".onnx":  # a protocol buffer's first field; nothing else tells them
+        return OnnxFaces(path)
     raise CheckpointError(
-        f"{path} is no checkpoint: neither safetensors nor a PyTorch file (it begins with {head[:8]!r})"
+        f"{path} is no checkpoint: neither safetensors nor a PyTorch or ONNX file (it begins with {head[:8]!r})"
     )
 
 

@@ -60,7 +60,7 @@ def test_a_broken_or_hostile_index_is_refused(sharded, content, message):
     ("content", "message"),
     [
         (b"", "empty"),
-        (b"hello world, this is text", "no checkpoint: neither safetensors nor a PyTorch file"),
+        (b"hello world, this is text", "no checkpoint: neither safetensors nor a PyTorch or ONNX file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer.*git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "web page"),
         (b'{"a": 1}', "JSON file"),
