@@ -99,6 +99,7 @@ def model() -> ConfigDict:
             },
             # The release's schedule: infer.yaml, zero terminal SNR, velocity.
             "schedule": {"name": "scaled_linear", "zero_terminal_snr": True},
+            "prediction": "v",
         }
     )
 
