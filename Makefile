@@ -12,7 +12,7 @@ STAMPS := .venv/.installed
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types notebook lock clean check-python
+.PHONY: help demo test parity lint types notebook lock clean check-python
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,7 +21,10 @@ demo: $(STAMPS)-run ## animate three portraits with the embedded model, and say 
 	@JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m launch.demo
 
 test: $(STAMPS)-dev ## run the unmarked tests on the CPU (PYTEST_ARGS="-k name" narrows them)
-	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not parity" $(PYTEST_ARGS)
+
+parity: $(STAMPS)-parity ## compare every network with its PyTorch class (fetches PyTorch's CPU build)
+	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile -m "parity and not slow" tests/parity $(PYTEST_ARGS)
 
 lint: $(STAMPS)-dev ## ruff: rules and format
 	@$(BIN)/ruff check --quiet .
@@ -39,7 +42,8 @@ lock: ## pin the dependencies of setup.py anew (needs uv and the package index)
 clean: ## remove the environment and all caches of this clone
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build
 
-# Two locks, one a part of the other: `run` for the demo, `dev` with what tests and checks need.
+# Three locks, each a part of the next: `run` for the demo, `dev` with what tests and checks need, `parity` with the oracles
+# (and PyTorch, which no lock holds: requirements/torch.txt).
 # A stamp is written after a complete installation, so a broken one is taken up again.
 INSTALL_FILES := requirements/install.py requirements/build.txt setup.py pyproject.toml
 
@@ -50,6 +54,10 @@ $(STAMPS)-run: requirements/run.txt $(INSTALL_FILES) | check-python
 $(STAMPS)-dev: requirements/dev.txt $(INSTALL_FILES) | check-python
 	@$(PYTHON) requirements/install.py dev
 	@touch $@ $(STAMPS)-run
+
+$(STAMPS)-parity: requirements/parity.txt requirements/torch.txt $(INSTALL_FILES) | check-python
+	@$(PYTHON) requirements/install.py parity
+	@touch $@ $(STAMPS)-dev $(STAMPS)-run
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -1,6 +1,6 @@
 """Makes `.venv` and installs one hashed lock and this package into it, showing one quiet line of progress.
 
-    python3 requirements/install.py run     # or dev
+    python3 requirements/install.py run     # or dev, or parity
 
 Called by the Makefile, with the standard library only. All of pip's words go to `.venv/install.log`; its last lines
 are shown when it fails. Running it again is quick and changes nothing.
@@ -21,6 +21,11 @@ PYTHON = VENV / "bin" / "python"
 LOG = VENV / "install.log"
 TICK_S = 0.5
 PLAIN_LINE_EVERY_S = 10.0
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+TORCH_HINT = (
+    f"PyTorch's CPU build is needed from {TORCH_INDEX}, or from a folder with its wheel: set PIP_FIND_LINKS to it. "
+    "An environment of your own with the extra `parity` will do, too: python -m pytest -m parity tests/parity"
+)
 
 
 def fail(message: str) -> None:
@@ -118,7 +123,7 @@ class Progress:
             print(text, flush=True)
 
 
-def pip(arguments: list[str], total: int) -> None:
+def pip(arguments: list[str], total: int, hint: str = "") -> None:
     """Runs `pip install` in `.venv`, with progress if `total` packages are many; ends the program if pip fails."""
     command = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off"]
     process = subprocess.Popen(
@@ -134,7 +139,7 @@ def pip(arguments: list[str], total: int) -> None:
                 progress.show()
     if process.wait():
         print()
-        fail(f"pip could not install (all it said: {LOG.relative_to(ROOT)}):\n{''.join(tail)}")
+        fail(f"pip could not install (all it said: {LOG.relative_to(ROOT)}):\n{''.join(tail)}{hint}")
     if total > 1:
         progress.doing, progress.writing = "done", False
         progress.show(last=True)
@@ -151,12 +156,16 @@ def main(name: str) -> None:
     pinned = ["--no-deps", "--require-hashes", "--no-build-isolation", "--use-pep517", "-r"]
     pip([*pinned, "requirements/build.txt"], 1)
     pip([*pinned, f"requirements/{name}.txt"], total)
+    if name == "parity":
+        print("Installing PyTorch for the CPU (about 200 MB) ...", flush=True)
+        apart = ["--no-deps", "--index-url", TORCH_INDEX, "--retries", "1", "-r", "requirements/torch.txt"]
+        pip(apart, 1, TORCH_HINT)
     pip(["--no-deps", "--no-build-isolation", "--no-index", "--editable", "."], 1)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        fail("say which lock: python3 requirements/install.py run|dev")
+        fail("say which lock: python3 requirements/install.py run|dev|parity")
     try:
         main(sys.argv[1])
     except KeyboardInterrupt:

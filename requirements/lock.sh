@@ -1,6 +1,7 @@
 #!/bin/sh
 # Pins the dependencies of setup.py with hashes, for every system and Python from 3.11 on: `make lock`.
-# What builds packages (build.txt), everything (dev.txt), and the part that running needs (run.txt) at dev's versions.
+# What builds packages (build.txt), what tests and checks need (dev.txt), and at dev's versions the part that running needs
+# (run.txt) and the oracles besides (parity.txt).
 set -eu
 cd "$(dirname "$0")/.."
 UV=${UV:-uv}
@@ -21,3 +22,4 @@ echo setuptools | "$UV" pip compile --quiet --no-config --universal --python-ver
     --output-file requirements/build.txt -
 compile dev --extra test --extra dev
 compile run --constraint requirements/dev.txt
+compile parity requirements/parity.in --constraint requirements/dev.txt --extra test --extra dev --extra parity

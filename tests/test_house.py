@@ -206,7 +206,7 @@ def test_no_file_holds_a_path_of_somebodys_machine():
     assert wrong == []
 
 
-@pytest.mark.parametrize("lock", ["build", "dev", "run"])
+@pytest.mark.parametrize("lock", ["build", "dev", "run", "parity"])
 def test_locks_pin_hashes_and_hold_no_torch_no_tensorflow_and_no_cuda(lock):
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     pins = re.findall(r"^([A-Za-z0-9._-]+)==\S+.*((?:\n    --hash=sha256:[0-9a-f]{64}.*)+)", text, re.MULTILINE)
@@ -223,7 +223,7 @@ def test_everything_needed_to_run_has_the_version_that_was_tested():
         lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
         return {line.split(";")[0].rstrip("\\ ") for line in lines if "==" in line and line[0].isalnum()}
 
-    assert pins("run") < pins("dev")
+    assert pins("run") < pins("dev") < pins("parity")
 
 
 def test_no_test_is_named_for_what_it_calls_only():

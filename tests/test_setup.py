@@ -55,16 +55,27 @@ def test_make_refuses_a_missing_python_with_a_message(clone):
 
 def test_make_does_not_install_again_when_nothing_changed(clone):
     (clone / ".venv").mkdir()
-    for name in ("run", "dev"):
+    for name in ("run", "dev", "parity"):
         (clone / ".venv" / f".installed-{name}").touch()
-    assert "install.py" not in make(clone, "-n", "demo", "test").stdout
+    assert "install.py" not in make(clone, "-n", "demo", "test", "parity").stdout
     (clone / "requirements" / "run.txt").write_text("# changed\n")
     assert "install.py run" in make(clone, "-n", "demo").stdout
+    assert "install.py" not in make(clone, "-n", "parity").stdout
+    (clone / "requirements" / "torch.txt").write_text("# changed\n")
+    assert "install.py parity" in make(clone, "-n", "parity").stdout
+    assert "install.py" not in make(clone, "-n", "test").stdout
 
 
 def test_make_alone_lists_the_targets(clone):
     lines = make(clone).stdout.splitlines()
-    assert {line.split()[0] for line in lines if line[:1].isalpha()} >= {"demo", "test", "lint", "types", "notebook"}
+    assert {line.split()[0] for line in lines if line[:1].isalpha()} >= {
+        "demo",
+        "test",
+        "parity",
+        "lint",
+        "types",
+        "notebook",
+    }
 
 
 def test_progress_follows_what_pip_says(installer, capsys):
@@ -88,12 +99,43 @@ def test_installer_counts_only_packages_for_this_python(installer, monkeypatch, 
     assert installer.applicable(lock) == 2
 
 
+def test_torch_is_pinned_to_a_build_without_cuda():
+    lines = (ROOT / "requirements" / "torch.txt").read_text().splitlines()
+    pins = [line.split(";") for line in lines if line and line[0] != "#"]
+    assert pins
+    for requirement, marker in pins:
+        name, version = requirement.strip().split("==")
+        # Only macOS has builds without CUDA under the plain version.
+        assert name == "torch" and (version.endswith("+cpu") or marker.strip() == 'sys_platform == "darwin"')
+
+
+def test_parity_takes_the_lock_then_torch_alone_from_its_own_index_and_says_what_to_do_without(
+    installer, monkeypatch, tmp_path
+):
+    calls = []
+    monkeypatch.setattr(installer, "VENV", tmp_path)
+    monkeypatch.setattr(installer, "LOG", tmp_path / "install.log")
+    monkeypatch.setattr(installer, "PYTHON", Path(sys.executable))
+    monkeypatch.setattr(installer, "make_venv", lambda: None)
+    monkeypatch.setattr(installer, "pip", lambda *call: calls.append(call))
+    installer.main("parity")
+    asked = {call[0][-1]: call for call in calls}
+    assert "--require-hashes" in asked["requirements/parity.txt"][0]
+    apart = asked["requirements/torch.txt"]
+    assert apart[0][apart[0].index("--index-url") + 1] == installer.TORCH_INDEX and "--no-deps" in apart[0]
+    assert "PIP_FIND_LINKS" in apart[2]
+    calls.clear()
+    installer.main("dev")
+    assert "requirements/torch.txt" not in {call[0][-1] for call in calls}
+
+
 def test_failing_pip_ends_with_its_last_words_and_status_2(installer, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(installer, "ROOT", tmp_path)
     monkeypatch.setattr(installer, "LOG", tmp_path / "install.log")
     monkeypatch.setattr(installer, "PYTHON", Path(sys.executable))
     with pytest.raises(SystemExit) as end:
-        installer.pip(["--no-index", "-r", "missing.txt"], 1)
+        installer.pip(["--no-index", "-r", "missing.txt"], 1, "Do something.")
     assert end.value.code == 2
-    assert "missing.txt" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "missing.txt" in said and said.endswith("Do something.\n")
     assert "missing.txt" in (tmp_path / "install.log").read_text()

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -131,7 +132,7 @@ class OnnxGraph:
 
     def _tensor(self, span: Span) -> tuple[str, Tensor]:
         dims: list[int] = []
-        found: dict[int, int | Span] = {}
+        found: dict[int, Any] = {}
         for number, kind, value in self._fields(span):
             if number == TENSOR_DIMS:
                 dims += [value] if kind == VARINT else list(self._varints(value))
@@ -150,12 +151,13 @@ class OnnxGraph:
     def _spans(self, span: Span, wanted: int) -> Iterator[Span]:
         return (value for number, kind, value in self._fields(span) if number == wanted and kind == BYTES)
 
-    def _fields(self, span: Span) -> Iterator[tuple[int, int, int | Span]]:
+    def _fields(self, span: Span) -> Iterator[tuple[int, int, Any]]:
         """Field number, wire type, and the value or where the bytes lie, of one message."""
         at, end = span
         while at < end:
             key, at = self._varint(at)
             number, kind = key >> 3, key & 7
+            value: int | Span
             if kind == VARINT:
                 value, at = self._varint(at)
             elif kind == BYTES:

@@ -225,12 +225,16 @@ def mechanical(path: str, keep: Sequence[str] = ()) -> str:
 
 
 def fillers(table: KeyMap, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[Filler, tuple[int, ...]]]:
-    """Name of every filler beside these published tensors → how to make it, and from which shape."""
+    """Name of every filler beside these published tensors → how to make it, and from which shape.
+
+    What the network has itself is no filler: so a pattern may say "the one transformer without an output projection".
+    """
     found = {}
     for filler in table.fillers:
         for name, shape in shapes.items():
-            if match := re.fullmatch(filler.pattern, name):
-                found[match.expand(filler.name)] = (filler, shape)
+            match = re.fullmatch(filler.pattern, name)
+            if match and (made := match.expand(filler.name)) not in shapes:
+                found[made] = (filler, shape)
     return found
 
 

@@ -134,4 +134,5 @@ def skip_residual_slots(field: str = "skip_residuals") -> tuple[Slot, Slot]:
     def middle(site, *, dtype, name):
         return Residual(dtype, -1, name=name)
 
-    return Slot("after_encoder", field, skip, field=field), Slot("after_mid", field, middle, field=field)
+    # Both act in the backbone itself, where the first skip would have the middle's name.
+    return Slot("after_encoder", field, skip, field=field), Slot("after_mid", f"{field}_middle", middle, field=field)

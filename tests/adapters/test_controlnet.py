@@ -1,4 +1,4 @@
-"""The ControlNet: published names, one residual per skip, silent at the start, errors."""
+"""The ControlNet: one residual per skip, silent at the start, errors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from portrait_jax.adapters import ControlNet, ControlNetConfig
-from portrait_jax.backbones.unet import UNetConfig
+from portrait_jax.backbones.unet import UNet, UNetConfig
+from portrait_jax.conditioning import Conditioning
 from portrait_jax.errors import ShapeError
-from tests.golden import manifest, random_params, torch_shapes
+from portrait_jax.nn.slots import skip_residual_slots
+from tests.weights import random_params
 
 TINY = ControlNetConfig(
     UNetConfig(
@@ -20,13 +22,6 @@ TINY = ControlNetConfig(
     hint_channels=(4, 8),
 )  # fmt: skip
 ARGUMENTS = jnp.ones((2, 3, 4, 4, 4)), jnp.array([3, 700]), jnp.ones((2, 3, 8, 8, 3)), jnp.ones((2, 5, 6))
-
-
-def test_full_size_has_the_published_names_and_shapes():
-    arguments = jnp.zeros((1, 1, 8, 8, 4)), jnp.zeros(1), jnp.zeros((1, 1, 64, 64, 3)), jnp.zeros((1, 2, 768))
-    made = jax.eval_shape(ControlNet().init, jax.random.key(0), *arguments)
-    published = manifest("bases_manifest.json")["controlnet_sd15_diffusers"]["params"]
-    assert torch_shapes(made) == {name: tuple(spec[0]) for name, spec in published.items()}
 
 
 def test_a_new_controlnet_changes_nothing_and_a_trained_one_gives_a_residual_per_skip_and_the_middle():
@@ -39,6 +34,19 @@ def test_a_new_controlnet_changes_nothing_and_a_trained_one_gives_a_residual_per
     assert [x.shape for x in trained] == [(2, 3, 4, 4, 8)] * 2 + [(2, 3, 2, 2, w) for w in (8, 16, 16)]
     assert all(np.abs(x).max() > 1e-2 for x in trained)
     assert not any(np.asarray(x).any() for x in new)
+
+
+def test_a_backbone_takes_all_residuals_of_its_controlnet():
+    x, timestep, _, context = ARGUMENTS
+    residuals = ControlNet(TINY).apply(random_params(ControlNet(TINY), *ARGUMENTS), *ARGUMENTS)
+    conditioning = Conditioning(image_tokens=context, skip_residuals=residuals)
+    backbone = UNet(TINY.unet, skip_residual_slots())
+    params = random_params(backbone, x, timestep, conditioning)
+    run = jax.jit(lambda given: backbone.apply(params, x, timestep, conditioning.replace(skip_residuals=given)))
+    plain = run(tuple(jnp.zeros_like(y) for y in residuals))
+    for i in range(len(residuals)):
+        alone = tuple(y if i == j else jnp.zeros_like(y) for j, y in enumerate(residuals))
+        assert np.abs(run(alone) - plain).max() > 1e-3
 
 
 def test_zero_convolutions_start_at_zero():

@@ -9,7 +9,7 @@ import pytest
 
 from portrait_jax.autoencoders import TinyAutoencoder, TinyConfig
 from portrait_jax.errors import ShapeError
-from tests.golden import random_params, torch_shapes
+from tests.weights import random_params, shapes, tree_of
 
 SMALL = TinyConfig(channels=4, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
 
@@ -20,14 +20,14 @@ def params():
 
 
 def test_full_size_is_that_of_the_published_file():
-    made = torch_shapes(jax.eval_shape(TinyAutoencoder().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    made = shapes(tree_of(TinyAutoencoder(), jnp.zeros((1, 8, 8, 3))))
     counts = dict.fromkeys(("encoder", "decoder"), 0)
-    for name, shape in made.items():
-        counts[name.split(".")[0]] += int(np.prod(shape))
+    for path, shape in made.items():
+        counts[path.split("/")[0]] += int(np.prod(shape))
     assert counts == {"encoder": 1_222_532, "decoder": 1_222_531}
     # Doubling and the first ReLU have numbers but no parameters.
-    assert "decoder.layers.1.weight" not in made and made["decoder.layers.6.weight"] == (64, 64, 3, 3)
-    assert made["decoder.layers.18.weight"] == (3, 64, 3, 3) and made["encoder.layers.14.weight"] == (4, 64, 3, 3)
+    assert "decoder/layers_1/kernel" not in made and made["decoder/layers_6/kernel"] == (3, 3, 64, 64)
+    assert made["decoder/layers_18/kernel"] == (3, 3, 64, 3) and made["encoder/layers_14/kernel"] == (3, 3, 64, 4)
 
 
 def test_previews_have_the_size_of_the_image(params):

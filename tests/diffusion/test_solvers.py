@@ -1,4 +1,4 @@
-"""Protects the solvers: parity with the original trajectory, and convergence to an answer known in closed form."""
+"""Protects the solvers: convergence to an answer known in closed form."""
 
 import itertools
 from functools import partial
@@ -13,7 +13,6 @@ from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.diffusion.solvers import SOLVERS, make_solver, solver_on
 from portrait_jax.errors import ConfigError
-from tests.golden import golden_tensors
 
 PLAIN = make_schedule("scaled_linear")
 ZERO_SNR = make_schedule("scaled_linear", zero_terminal_snr=True)
@@ -46,16 +45,6 @@ def error(solver):
     alpha, sigma = solver.grid.alpha[0], solver.grid.sigma[0]
     exact = MEAN + SPREAD * (noise - alpha * MEAN) / np.sqrt(alpha**2 * SPREAD**2 + sigma**2)
     return float(jnp.abs(solve(solver, noise) - exact).max())
-
-
-def test_golden_ddim_trajectory_of_thirty_steps():
-    golden = golden_tensors("follow_your_emoji", "scheduler")
-    solver = make_solver("ddim", ZERO_SNR, 30, "v", "trailing", previous="stride")
-    step = jax.jit(solver.step)
-    state = solver.init(jnp.asarray(golden["inputs.sample"]))
-    for index, output in enumerate(golden["inputs.model_output"]):
-        state = step(state, jnp.asarray(output), index)
-        np.testing.assert_allclose(solver.result(state), golden["outputs.trajectory_30"][index], atol=1e-4)
 
 
 @pytest.mark.parametrize("schedule", [PLAIN, ZERO_SNR], ids=["plain", "zero_snr"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -13,14 +14,20 @@ from flax import traverse_util
 from portrait_jax.interchange.layouts import Layout, Part
 from portrait_jax.interchange.rules import KERNEL, POINTWISE, SAME
 from portrait_jax.interchange.safetensors_files import Spec, write
+from portrait_jax.interchange.sources import open_checkpoint
 from portrait_jax.typing import PyTree
 
 TYPES = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 SIDE = 4
+SMALL = "sd15_vae"
 
 
+@cache
 def shrunk(part: Part, side: int = SIDE) -> PyTree:
-    """The part's published tree with no axis longer than `side`: names and ranks are all that a map looks at."""
+    """The part's published tree with no axis longer than `side`: names and ranks are all that a map looks at.
+
+    Made once per part, since tracing a large network takes seconds; not to be changed.
+    """
     leaves = traverse_util.flatten_dict(part.published(), sep="/")
 
     def small(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -49,6 +56,12 @@ def save(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, s
     """Writes tensors to a safetensors file."""
     write(path, {name: Spec(x.shape, x.dtype) for name, x in tensors.items()}, tensors.__getitem__, metadata)
     return path
+
+
+def read_all(path: Path) -> dict[str, np.ndarray]:
+    """Every tensor of a checkpoint."""
+    source = open_checkpoint(path)
+    return {name: source.read(name) for name in source.specs}
 
 
 def release(layout: Layout, folder: Path) -> dict[str, dict[str, np.ndarray]]:

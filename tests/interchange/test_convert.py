@@ -3,31 +3,17 @@
 import json
 import tracemalloc
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from portrait_jax.errors import CheckpointError, ConfigError, ShapeError
-from portrait_jax.interchange import export_checkpoint, import_checkpoint, import_tree, inspect, layout_named
+from portrait_jax.interchange import export_checkpoint, import_checkpoint, import_tree, layout_named
 from portrait_jax.interchange.layouts import layouts
 from portrait_jax.interchange.safetensors_files import SafetensorsFile
-from portrait_jax.interchange.sources import open_checkpoint
 from portrait_jax.training.params import FILE, initialise, load_params, save_params
-from tests.interchange.made import place, random_tensors, release, same_tensors, save, shrunk, targets
-
-SMALL = "sd15_vae"
-
-
-def read_all(path):
-    source = open_checkpoint(path)
-    return {name: source.read(name) for name in source.specs}
-
-
-@pytest.fixture
-def small(tmp_path):
-    """A small autoencoder's file, its tensors and its targets."""
-    layout = layout_named(SMALL)
-    (tensors,) = release(layout, tmp_path).values()
-    return place(tmp_path, "vae"), tensors, targets(layout)
+from tests.interchange.made import SMALL, place, random_tensors, read_all, release, same_tensors, save, shrunk, targets
 
 
 @pytest.mark.parametrize("name", sorted(layouts()))
@@ -68,18 +54,11 @@ def test_an_import_starts_a_training_stage(small, tmp_path):
     import_checkpoint([SMALL], [str(path)], tmp_path / "ours", targets=trees)
     _, info = load_params(tmp_path / "ours")
     assert info["layout"] == [SMALL] and info["sources"] == ["vae.safetensors"]
-    fresh = {"autoencoder": {name: _zeros(tree) for name, tree in trees["autoencoder"].items()}}
+    fresh = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), trees)
     started = initialise(fresh, {"autoencoder": "{workdir}/ours"}, root=tmp_path)
     kernel = started["autoencoder"]["encoder"]["conv_in"]["kernel"]
     expected = tensors["encoder.conv_in.weight"].astype(np.float32).transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(kernel, expected)
-
-
-def _zeros(tree):
-    import jax
-    import jax.numpy as jnp
-
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), tree)
 
 
 def test_parameters_trained_here_are_exported_under_published_names(small, tmp_path):
@@ -266,22 +245,6 @@ def test_an_export_to_a_pickles_name_is_refused_and_many_files_want_a_folder(sma
     import_checkpoint([SMALL], [str(path)], tmp_path / "ours", targets=trees)
     with pytest.raises(ConfigError, match=r"name it model\.safetensors"):
         export_checkpoint([SMALL], tmp_path / "ours", tmp_path / "model.ckpt")
-
-
-def test_inspect_counts_what_is_there_missing_and_extra(small, tmp_path):
-    path, tensors, _trees = small
-    tensors = {name: tensor for name, tensor in tensors.items() if "norm1" not in name}
-    text = inspect(save(path, {**tensors, "unheard": np.ones(2, np.float32)}))
-    assert "layout: sd15_vae" in text and "autoencoder: incomplete, 200 of 248 tensors" in text
-    assert "48 missing: " in text and "… and 38 more" in text and "1 unknown: unheard" in text
-    assert "not of the published size" in text
-    assert "none of the known" in inspect(save(path, {"a.b": np.ones(2, np.float32)}))
-
-
-def test_inspect_knows_this_projects_own_files(small, tmp_path):
-    path, _, trees = small
-    import_checkpoint([SMALL], [str(path)], tmp_path / "ours", targets=trees)
-    assert "sub-networks: autoencoder (248 leaves)" in inspect(tmp_path / "ours")
 
 
 def test_memory_holds_about_the_largest_tensor(tmp_path):

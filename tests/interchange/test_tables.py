@@ -5,9 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from portrait_jax.backbones.unet import UNetConfig
 from portrait_jax.interchange.layouts import layouts, recognise
+from portrait_jax.interchange.rules import mechanical
 from portrait_jax.interchange.safetensors_files import Spec
+from portrait_jax.interchange.tables.stable_diffusion import unet_shapes
 from tests.golden import manifest
+from tests.weights import nested
 
 ALL = sorted(layouts())
 FOLLOW_YOUR_EMOJI = "follow_your_emoji_manifest.json"
@@ -86,6 +90,50 @@ def test_old_names_and_stored_buffers_of_published_files_are_understood(entry):
     for new, old in found.get("legacy_names", {}).items():
         assert table.canonical(old) == new
     assert all(table.ignores(table.canonical(name)) for name in found.get("optional", {}))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("ip_adapter")])
+def test_numbered_attentions_of_image_prompts_sit_where_the_manifest_says(name):
+    index = manifest("bases_manifest.json")[name]["ip_layer_index"]
+    (part,) = [part for part in layouts()[name].parts if part.subnet == "denoiser"]
+    places = {
+        link.names[0].split(".")[1]: mechanical(link.path).split(".processor.")[0]
+        for link in part.links(part.published())
+    }
+    assert places == index
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "down_blocks_0/motion_modules_0/temporal_transformer/proj_in/kernel",
+        "mid_block/attentions_0/transformer_blocks_0/attn2/processor/to_k_ip_0/kernel",
+        "clip_fc/kernel",
+        "place_embedding/kernel",
+    ],
+)
+@pytest.mark.parametrize("name", ["sd15_unet", "sd15_single_file"])
+def test_what_systems_add_to_a_unet_is_not_published_with_it(name, path):
+    part = next(part for part in layouts()[name].parts if part.subnet == "denoiser")
+    assert part.links(nested(np.zeros((4, 4)), path)) == []
+    assert part.links(nested(np.zeros((4, 4)), "mid_block/attentions_0/transformer_blocks_0/attn2/to_k/kernel")) != []
+
+
+def test_a_reference_net_of_any_depth_lacks_its_last_output_projection_alone():
+    (part,) = [part for part in layouts()["follow_your_emoji"].parts if part.subnet == "reference"]
+    config = UNetConfig(
+        block_out_channels=(8, 8), layers_per_block=1, attention_levels=(True, True), num_heads=2, norm_groups=4,
+        context_dim=6, image_prompt_dim=5, output_head=False,
+    )  # fmt: skip
+    tree = unet_shapes(config, capture=True)
+    last = "up_blocks.1.attentions.1.proj_out"
+    assert part.stored(tree).keys() - part.expected(tree).keys() == {f"{last}.weight", f"{last}.bias"}
+
+
+def test_the_fine_tuned_autoencoder_has_the_names_of_the_first():
+    (part,) = layouts()["sd15_vae"].parts
+    listed = manifest("bases_manifest.json")["sd_vae_ft_mse"]["params"]
+    assert part.stored() == {name: tuple(shape) for name, (shape, _) in listed.items()}
 
 
 @pytest.mark.parametrize("kind", ["unet", "vae", "text_encoder"])

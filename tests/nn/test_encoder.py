@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.nn.encoder import Encoder, SelfAttention, StackConfig
-from tests.golden import random_params
+from tests.weights import random_params
 
 CONFIG = StackConfig(layers=2, heads=2, mlp=16)
 

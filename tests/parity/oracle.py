@@ -6,14 +6,18 @@ Importing this file skips the calling module where torch, diffusers or transform
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 
-from tests.golden import flax_array, flax_name, flax_params
+from portrait_jax.interchange.layouts import Part
+from portrait_jax.interchange.rules import Link
+from tests.weights import imported, tree_of
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -57,10 +61,42 @@ def joined(features) -> object:
     return torch.cat(vectors, 1) if isinstance(vectors[0], torch.Tensor) else jnp.concatenate(vectors, 1)
 
 
-def variables(weights, rename: Callable[[str], str | None] = str) -> dict:
-    """Flax variables of a torch state dict; `rename` gives our torch-like name of each tensor, None to leave it out."""
-    named = {rename(name): value.detach().numpy() for name, value in weights.items()}
-    return flax_params({name: value for name, value in named.items() if name is not None})
+@dataclass(frozen=True)
+class Published:
+    """An oracle's weights as ours, through the key maps of the layouts that publish them."""
+
+    variables: dict
+    parts: tuple[Part, ...]
+    prefix: str
+
+    def leaf(self, name: str) -> Link:
+        """Where a tensor of the oracle goes."""
+        links = [
+            link
+            for part in self.parts
+            for link in part.links(self.variables["params"])
+            if part.table.canonical(self.prefix + name) in link.names
+        ]
+        assert len(links) == 1, f"{name} goes to {len(links)} leaves"
+        return links[0]
+
+
+def publish(
+    weights: Mapping, parts: Part | Sequence[Part], module: nn.Module, *args, prefix: str = "", **kwargs
+) -> Published:
+    """Imports a torch state dict (or arrays) as a published file; nothing may be missing, extra or misshapen.
+
+    Args:
+        parts: the layout's part, or those that share the module.
+        args: what the module is initialised with.
+        prefix: what files have before the oracle's names.
+    """
+    parts = (parts,) if isinstance(parts, Part) else tuple(parts)
+    arrays = {
+        name: value.detach().numpy() if isinstance(value, torch.Tensor) else value for name, value in weights.items()
+    }
+    made = imported(tree_of(module, *args, **kwargs), arrays, *parts, prefix=prefix)
+    return Published(made, parts, prefix)
 
 
 def relative(actual, expected) -> float:
@@ -75,9 +111,10 @@ def assert_parity(
     call: Callable,
     apply: Callable,
     x: np.ndarray,
-    params: Mapping,
+    published: Published,
     names: Sequence[str],
     rename: Callable[[str], str | None] = str,
+    half: float = HALF,
 ) -> None:
     """Forward, gradients with respect to the input and the parameters `names`, and bfloat16.
 
@@ -85,46 +122,41 @@ def assert_parity(
         call: input tensor → one tensor, through the oracle.
         apply: (variables, input, dtype) → the same in JAX, in the oracle's layout.
         x: the input with respect to which gradients are taken (unless it is an integer), in the oracle's layout.
-        names: torch names of parameters, of the oracle.
-        rename: the oracle's names → names of which ours follow mechanically.
+        names: two parameters of the oracle, by its own names.
+        rename: the oracle's names → those of the weights that were published, where they differ.
+        half: another bound of the bfloat16 error, for an oracle that is itself farther off in bfloat16.
     """
-    smooth = np.issubdtype(x.dtype, np.floating)
-    given = torch.tensor(x, requires_grad=smooth)
-    expected = call(given)
-    weights = draw(*expected.shape, seed=7)
-    owned = dict(oracle.named_parameters())
-    wanted = {name: owned[name] for name in names} | ({"input": given} if smooth else {})
-    slopes = torch.autograd.grad((expected * torch.tensor(weights)).sum(), list(wanted.values()))
-    slopes = {name: slope.numpy() for name, slope in zip(wanted, slopes)}
-    expected = expected.detach().numpy()
+    expected, slopes = torch_side(oracle, call, x, names)
+    params, weights = published.variables, draw(*expected.shape, seed=7)
+    which = (0, 1) if "input" in slopes else (0,)
 
     def loss(params, x):
         out = apply(params, x, jnp.float32)
         return (out * weights).sum(), out
 
-    derive = jax.jit(jax.value_and_grad(loss, (0, 1) if smooth else (0,), has_aux=True))
-    (_, out), gradients = derive(params, jnp.asarray(x))
+    (_, out), gradients = jax.jit(jax.value_and_grad(loss, which, has_aux=True))(params, jnp.asarray(x))
     flat = traverse_util.flatten_dict(gradients[0]["params"], sep="/")
     errors = {"output": (relative(out, expected), FORWARD)}
     for name, slope in slopes.items():
         if name == "input":
-            found = gradients[1]
+            errors[name] = (relative(gradients[1], slope), GRADIENT)
         else:
-            path = flax_name(rename(name), slope.ndim)
-            found, slope = flat[path], flax_array(path, slope)
-        errors[name] = (relative(found, slope), GRADIENT)
-    half = jax.jit(lambda params, x: apply(params, x, jnp.bfloat16))(params, jnp.asarray(x))
-    errors["bfloat16"] = (relative(half.astype(jnp.float32), expected), HALF)
+            link = published.leaf(rename(name))
+            errors[name] = (relative(flat[link.path], link.to_flax(slope).reshape(link.shape)), GRADIENT)
+    narrow = jax.jit(lambda params, x: apply(params, x, jnp.bfloat16))(params, jnp.asarray(x))
+    errors["bfloat16"] = (relative(narrow.astype(jnp.float32), expected), half)
     print({name: f"{error:.1e}" for name, (error, _) in errors.items()})
     wrong = {name: f"{error:.1e} > {bound:.0e}" for name, (error, bound) in errors.items() if not error <= bound}
     assert not wrong, wrong
 
 
-def assert_tree_is_complete(module, params: Mapping, *args, **kwargs) -> None:
-    """The imported tree is exactly what the module initialises: nothing missing, nothing extra, shapes equal."""
-    made = jax.eval_shape(lambda key: module.init(key, *args, **kwargs), jax.random.key(0))
-    shapes = [
-        {path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree["params"], sep="/").items()}
-        for tree in (made, params)
-    ]
-    assert shapes[0] == shapes[1]
+def torch_side(oracle, call: Callable, x: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The oracle's output, and the gradients of a weighted sum of it with respect to `names` and "input"."""
+    smooth = np.issubdtype(x.dtype, np.floating)
+    given = torch.tensor(x, requires_grad=smooth)
+    expected = call(given)
+    owned = dict(oracle.named_parameters())
+    wanted = {name: owned[name] for name in names} | ({"input": given} if smooth else {})
+    total = (expected * torch.tensor(draw(*expected.shape, seed=7))).sum()
+    slopes = torch.autograd.grad(total, list(wanted.values()))
+    return expected.detach().numpy(), {name: slope.numpy() for name, slope in zip(wanted, slopes)}

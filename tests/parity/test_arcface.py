@@ -8,13 +8,13 @@ import pytest
 from portrait_jax.encoders import ArcFace, ArcFaceConfig
 from tests.parity.oracle import (
     assert_parity,
-    assert_tree_is_complete,
     channels_last,
     draw,
+    publish,
     randomised,
     torch,
-    variables,
 )
+from tests.weights import part_of
 
 pytestmark = pytest.mark.parity
 
@@ -66,10 +66,6 @@ class OracleNet(torch.nn.Module):
         return self.features(self.fc(self.bn2(x).flatten(1)))
 
 
-def name_of(name: str) -> str | None:
-    return None if name.endswith("num_batches_tracked") else name
-
-
 def test_embedding_equals_the_published_network():
     oracle = randomised(OracleNet(TINY))
     generator = torch.Generator().manual_seed(3)
@@ -77,8 +73,8 @@ def test_embedding_equals_the_published_network():
         if value.ndim:
             noise = torch.rand(value.shape, generator=generator)
             value.copy_(noise + 0.5 if name.endswith("var") else noise - 0.5)
-    params = variables(oracle.state_dict(), name_of)
-    assert_tree_is_complete(ArcFace(TINY), params, jnp.zeros((1, 32, 32, 3)))
+    part = part_of("arcface_iresnet50")
+    published = publish(oracle.state_dict(), part, ArcFace(TINY), jnp.zeros((1, 32, 32, 3)))
 
     def apply(params, x, dtype):
         return ArcFace(TINY, dtype).apply(params, channels_last(x), unit=False)
@@ -87,7 +83,7 @@ def test_embedding_equals_the_published_network():
         return oracle(x)
 
     names = ["layer2.0.downsample.0.weight", "layer1.1.prelu.weight"]
-    assert_parity(oracle, call, apply, draw(2, 3, 32, 32), params, names)
+    assert_parity(oracle, call, apply, draw(2, 3, 32, 32), published, names)
     unit = torch.nn.functional.normalize(oracle(torch.tensor(draw(2, 3, 32, 32)))).detach().numpy()
-    found = ArcFace(TINY).apply(params, channels_last(draw(2, 3, 32, 32)))
+    found = ArcFace(TINY).apply(published.variables, channels_last(draw(2, 3, 32, 32)))
     assert abs(found - unit).max() < 1e-5

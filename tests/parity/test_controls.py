@@ -12,16 +12,16 @@ from portrait_jax.conditioning import Conditioning
 from portrait_jax.nn.slots import level_residual_slot, skip_residual_slots
 from tests.parity.oracle import (
     assert_parity,
-    assert_tree_is_complete,
     channels_first,
     channels_last,
     diffusers,
     draw,
     joined,
+    publish,
     randomised,
     torch,
-    variables,
 )
+from tests.weights import part_of
 
 pytestmark = pytest.mark.parity
 
@@ -38,8 +38,8 @@ def test_t2i_adapter_equals_diffusers():
     oracle = diffusers.T2IAdapter(channels=list(WIDTHS), num_res_blocks=2, downscale_factor=8)
     assert sum(value.numel() for value in oracle.parameters()) == 824_928
     oracle, config = randomised(oracle), T2IAdapterConfig(WIDTHS)
-    params = variables(oracle.state_dict())
-    assert_tree_is_complete(T2IAdapter(config), params, jnp.zeros((1, 1, 64, 64, 3)))
+    module, image = T2IAdapter(config), jnp.zeros((1, 1, 64, 64, 3))
+    published = publish(oracle.state_dict(), part_of("t2i_adapter_sd15"), module, image)
 
     def apply(params, x, dtype):
         features = T2IAdapter(config, dtype).apply(params, frame_by_frame(x))
@@ -48,7 +48,7 @@ def test_t2i_adapter_equals_diffusers():
     # Latents of 9×5 pixels: the levels halve odd sizes.
     image = np.random.default_rng(1).random((2, 3, 72, 40), dtype=np.float32)
     names = ["adapter.conv_in.weight", "adapter.body.2.resnets.1.block1.weight"]
-    assert_parity(oracle, lambda x: joined(oracle(x)), apply, image, params, names)
+    assert_parity(oracle, lambda x: joined(oracle(x)), apply, image, published, names)
 
 
 def test_controlnet_equals_diffusers():
@@ -60,10 +60,10 @@ def test_controlnet_equals_diffusers():
     )
     assert sum(value.numel() for value in oracle.parameters()) == 4_010_800
     oracle, config = randomised(oracle), ControlNetConfig(UNetConfig(block_out_channels=WIDTHS, context_dim=48))
-    params, text = variables(oracle.state_dict()), draw(1, 7, 48, seed=2)
+    text = draw(1, 7, 48, seed=2)
     latents = draw(2, 4, 8, 8, seed=3)
     arguments = jnp.zeros((1, 1, 8, 8, 4)), jnp.zeros(1), jnp.zeros((1, 1, 64, 64, 3)), jnp.zeros((1, 7, 48))
-    assert_tree_is_complete(ControlNet(config), params, *arguments)
+    published = publish(oracle.state_dict(), part_of("controlnet_sd15"), ControlNet(config), *arguments)
 
     def call(image):
         out = oracle(torch.tensor(latents), 7, torch.tensor(text).repeat(2, 1, 1), image)
@@ -76,7 +76,7 @@ def test_controlnet_equals_diffusers():
 
     image = np.random.default_rng(1).random((2, 3, 64, 64), dtype=np.float32)
     names = ["controlnet_cond_embedding.blocks.3.weight", "controlnet_down_blocks.7.weight"]
-    assert_parity(oracle, call, apply, image, params, names)
+    assert_parity(oracle, call, apply, image, published, names)
 
 
 SMALL = UNetConfig(block_out_channels=(32, 64), layers_per_block=2, attention_levels=(True, False), context_dim=48)
@@ -133,6 +133,7 @@ def test_residuals_of_levels_and_skips_land_where_diffusers_adds_them():
         out = UNet(SMALL, slots, dtype).apply(params, frame_by_frame(latents), jnp.full(1, 7), conditioning)
         return channels_first(out[0])
 
-    params = variables(oracle.state_dict())
+    module = UNet(SMALL, slots)
+    published = publish(oracle.state_dict(), part_of("sd15_unet"), module, jnp.zeros((1, 1, 8, 8, 4)), jnp.zeros(1))
     names = ["conv_in.weight", "down_blocks.1.resnets.1.conv2.weight"]
-    assert_parity(oracle, call, apply, draw(2, total), params, names)
+    assert_parity(oracle, call, apply, draw(2, total), published, names)

@@ -8,7 +8,8 @@ import pytest
 
 from portrait_jax.backbones.unet import UNet, UNetConfig
 from portrait_jax.conditioning import Conditioning
-from tests.parity.oracle import channels_first, channels_last, diffusers, draw, relative, torch, variables
+from tests.parity.oracle import channels_first, channels_last, diffusers, draw, publish, relative, torch
+from tests.weights import part_of
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
@@ -23,8 +24,9 @@ def test_full_size_unet_equals_diffusers():
     text, x = draw(1, 77, 768, seed=2), draw(1, 4, 64, 64)
     with torch.no_grad():
         expected = oracle(torch.tensor(x), 501, torch.tensor(text)).sample.numpy()
-    params = variables(oracle.state_dict())
+    module, latents = UNet(UNetConfig()), channels_last(x)[:, None]
+    params = publish(oracle.state_dict(), part_of("sd15_unet"), module, latents, jnp.zeros(1)).variables
     del oracle
     conditioning = Conditioning(image_tokens=jnp.asarray(text))
-    out = jax.jit(UNet(UNetConfig()).apply)(params, channels_last(x)[:, None], jnp.full(1, 501), conditioning)
+    out = jax.jit(module.apply)(params, latents, jnp.full(1, 501), conditioning)
     assert relative(channels_first(out[:, 0]), expected) <= 1e-4

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import pytest
 
 from portrait_jax.autoencoders import TinyAutoencoder, TinyConfig
-from tests.golden import torch_shapes
 from tests.parity.oracle import (
     assert_parity,
-    assert_tree_is_complete,
     channels_first,
     channels_last,
     diffusers,
     draw,
+    publish,
     randomised,
     torch,
-    variables,
 )
+from tests.weights import part_of
 
 pytestmark = pytest.mark.parity
 
@@ -37,15 +35,16 @@ def oracle():
     )
 
 
-def test_encoder_equals_diffusers(oracle):
-    params = variables(oracle.state_dict())
-    assert_tree_is_complete(TinyAutoencoder(SMALL), params, jnp.zeros((1, 8, 8, 3)))
+def published(oracle):
+    return publish(oracle.state_dict(), part_of("taesd"), TinyAutoencoder(SMALL), jnp.zeros((1, 8, 8, 3)))
 
+
+def test_encoder_equals_diffusers(oracle):
     def apply(params, x, dtype):
         return channels_first(TinyAutoencoder(SMALL, dtype).apply(params, channels_last(x), method="encode"))
 
     names = ["encoder.layers.2.weight", "encoder.layers.3.conv.4.weight"]
-    assert_parity(oracle, lambda x: oracle.encode(x).latents, apply, draw(2, 3, 24, 16), params, names)
+    assert_parity(oracle, lambda x: oracle.encode(x).latents, apply, draw(2, 3, 24, 16), published(oracle), names)
 
 
 def test_decoder_equals_diffusers(oracle):
@@ -53,12 +52,10 @@ def test_decoder_equals_diffusers(oracle):
         return channels_first(TinyAutoencoder(SMALL, dtype).apply(params, channels_last(z), method="decode"))
 
     names = ["decoder.layers.0.weight", "decoder.layers.5.weight"]
-    params = variables(oracle.state_dict())
-    assert_parity(oracle, lambda z: oracle.decode(z).sample, apply, 2 * draw(2, 4, 6, 4), params, names)
+    assert_parity(oracle, lambda z: oracle.decode(z).sample, apply, 2 * draw(2, 4, 6, 4), published(oracle), names)
 
 
 def test_full_size_has_the_names_and_shapes_of_diffusers():
     with torch.device("meta"):
-        published = {name: tuple(value.shape) for name, value in diffusers.AutoencoderTiny().state_dict().items()}
-    made = jax.eval_shape(TinyAutoencoder().init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-    assert torch_shapes(made) == published
+        expected = {name: tuple(value.shape) for name, value in diffusers.AutoencoderTiny().state_dict().items()}
+    assert part_of("taesd").stored() == expected

@@ -15,16 +15,16 @@ from portrait_jax.nn.temporal import TemporalConfig
 from tests.parity.oracle import (
     FORWARD,
     assert_parity,
-    assert_tree_is_complete,
     channels_first,
     channels_last,
     diffusers,
     draw,
+    publish,
     randomised,
     relative,
     torch,
-    variables,
 )
+from tests.weights import part_of
 
 pytestmark = pytest.mark.parity
 
@@ -36,27 +36,18 @@ SIZES = dict(
     cross_attention_dim=48,
 )
 TINY = UNetConfig(block_out_channels=(32, 64, 128, 128), context_dim=48)
-MOTION_NAMES = {
-    r"motion_modules\.(\d+)\.": r"motion_modules.\1.temporal_transformer.",
-    r"(temporal_transformer\..*)attn([12])\.": lambda m: f"{m[1]}attention_blocks.{int(m[2]) - 1}.",
-    r"(temporal_transformer\..*)norm([12])\.": lambda m: f"{m[1]}norms.{int(m[2]) - 1}.",
-    r"(temporal_transformer\..*)norm3\.": r"\1ff_norm.",
-}
-"""diffusers' names inside motion modules → the original's, which ours follow."""
+SHAPES = jnp.zeros((1, 1, 8, 8, 4)), jnp.zeros(1)
 
 
-def original_name(name: str) -> str | None:
-    for pattern, replacement in MOTION_NAMES.items():
-        name = re.sub(pattern, replacement, name)
-    return None if name.endswith("pos_embed.pe") else name
+def published(oracle, config: UNetConfig, *layouts: str):
+    """A UNet's file, and that of its motion modules in diffusers' names."""
+    return publish(oracle.state_dict(), [part_of(name) for name in ("sd15_unet", *layouts)], UNet(config), *SHAPES)
 
 
 def test_image_unet_equals_diffusers():
     oracle = randomised(diffusers.UNet2DConditionModel(**SIZES, attention_head_dim=8))
     assert sum(value.numel() for value in oracle.parameters()) == 8_565_348
     text = draw(2, 77, 48, seed=2)
-    params = variables(oracle.state_dict())
-    assert_tree_is_complete(UNet(TINY), params, jnp.zeros((1, 1, 8, 8, 4)), jnp.zeros(1))
 
     def apply(params, x, dtype):
         x = channels_last(x)[:, None]
@@ -68,7 +59,7 @@ def test_image_unet_equals_diffusers():
         lambda x: oracle(x, 7, torch.tensor(text)).sample,
         apply,
         draw(2, 4, 8, 8),
-        params,
+        published(oracle, TINY),
         ["conv_in.weight", "up_blocks.2.attentions.0.transformer_blocks.0.attn2.to_k.weight"],
     )
 
@@ -76,7 +67,7 @@ def test_image_unet_equals_diffusers():
 def test_odd_sizes_are_enlarged_to_the_size_of_the_skip():
     oracle = randomised(diffusers.UNet2DConditionModel(**SIZES, attention_head_dim=8), seed=1)
     text, x = draw(1, 5, 48, seed=2), draw(1, 4, 10, 7)
-    params = variables(oracle.state_dict())
+    params = published(oracle, TINY).variables
     expected = oracle(torch.tensor(x), 500, torch.tensor(text)).sample.detach().numpy()
     out = UNet(TINY).apply(
         params, channels_last(x)[:, None], jnp.full(1, 500), Conditioning(image_tokens=jnp.asarray(text))
@@ -84,14 +75,13 @@ def test_odd_sizes_are_enlarged_to_the_size_of_the_skip():
     assert relative(channels_first(out[:, 0]), expected) < FORWARD
 
 
-@pytest.mark.parametrize(("mid", "elements"), [(True, 13_133_124), (False, 12_769_988)], ids=["v2", "v3"])
-def test_video_unet_equals_diffusers_with_joint_norms(mid, elements):
+@pytest.mark.parametrize(("version", "elements"), [("v2", 13_133_124), ("v3", 12_769_988)])
+def test_video_unet_equals_diffusers_with_joint_norms(version, elements):
+    mid = version == "v2"
     oracle = randomised(motion_unet(mid))
     assert sum(value.numel() for value in oracle.parameters()) == elements
     text = draw(1, 77, 48, seed=2)
     config = replace(TINY, temporal=TemporalConfig(mid=mid, joint_norm=True))
-    params = variables(oracle.state_dict(), original_name)
-    assert_tree_is_complete(UNet(config), params, jnp.zeros((1, 1, 8, 8, 4)), jnp.zeros(1))
 
     def apply(params, x, dtype):
         out = UNet(config, dtype=dtype).apply(
@@ -104,12 +94,11 @@ def test_video_unet_equals_diffusers_with_joint_norms(mid, elements):
         lambda x: oracle(x, 7, torch.tensor(text).repeat(x.shape[2], 1, 1)).sample,
         apply,
         draw(1, 4, 6, 8, 8),
-        params,
+        published(oracle, config, f"animatediff_{version}_diffusers"),
         [
             "down_blocks.1.motion_modules.0.transformer_blocks.0.attn2.to_v.weight",
             "up_blocks.3.motion_modules.2.norm.weight",
         ],
-        original_name,
     )
 
 
@@ -125,21 +114,33 @@ def motion_unet(mid: bool):
     )
 
 
-def test_per_frame_norms_differ_from_joint_ones_but_for_a_single_frame():
-    """With one frame the oracle's norm is the frame's own; with more, per-frame norms are the original's convention."""
+class PerFrameNorm(torch.nn.GroupNorm):
+    """The original's norm at the entrance of a motion module: every frame alone, where diffusers takes them together."""
+
+    def forward(self, x):
+        batch, channels, frames, *space = x.shape
+        alone = super().forward(x.transpose(1, 2).reshape(batch * frames, channels, *space))
+        return alone.reshape(batch, frames, channels, *space).transpose(1, 2)
+
+
+def test_video_unet_equals_diffusers_with_the_originals_per_frame_norms():
     oracle = randomised(motion_unet(mid=True), seed=1)
     text, x = draw(1, 5, 48, seed=2), draw(1, 4, 3, 8, 8)
-    params = variables(oracle.state_dict(), original_name)
+    params = published(oracle, replace(TINY, temporal=TemporalConfig()), "animatediff_v2_diffusers").variables
 
-    def run(x, joint):
+    def run(joint):
         config = replace(TINY, temporal=TemporalConfig(joint_norm=joint))
-        apply = jax.jit(UNet(config).apply)
-        return channels_first(
-            apply(params, channels_last(x), jnp.full(1, 7), Conditioning(image_tokens=jnp.asarray(text)))
-        )
+        tokens = Conditioning(image_tokens=jnp.asarray(text))
+        return channels_first(jax.jit(UNet(config).apply)(params, channels_last(x), jnp.full(1, 7), tokens))
 
-    def call(x):
-        return oracle(torch.tensor(x), 7, torch.tensor(text).repeat(x.shape[2], 1, 1)).sample.detach().numpy()
+    def call():
+        with torch.no_grad():
+            return oracle(torch.tensor(x), 7, torch.tensor(text).repeat(x.shape[2], 1, 1)).sample.numpy()
 
-    assert relative(run(x[:, :, :1], joint=False), call(x[:, :, :1])) < FORWARD
-    assert relative(run(x, joint=False), call(x)) > 1e-2
+    assert relative(run(joint=False), call()) > 1e-2
+    norms = [module for name, module in oracle.named_modules() if re.search(r"motion_modules\.\d+\.norm$", name)]
+    assert len(norms) == 21
+    for norm in norms:
+        norm.__class__ = PerFrameNorm
+    assert relative(run(joint=False), call()) < FORWARD
+    assert relative(run(joint=True), call()) > 1e-2
