@@ -16,8 +16,8 @@ LONG = 1 << 21
 """Scores per head (queries × keys) from which an accelerator computes them in chunks of queries."""
 CHUNK = 512
 """Queries per chunk."""
-CACHE = 1 << 20
-"""Scores that stay in a processor's cache: 4 MiB. Pieces of this size halve the time of 256 queries on 512 keys."""
+CACHE = 1 << 19
+"""Scores that stay in a processor's cache: 2 MiB."""
 
 Queries = Float[Array, "b n heads d"]
 Keys = Float[Array, "b k heads d"]
@@ -79,9 +79,14 @@ def _chunked(q: Queries, k: Keys, v: Keys, mask: Mask | None, size: int = CHUNK)
 
 
 def _pieces(q: Queries, k: Keys, v: Keys, mask: Mask | None) -> Queries:
-    """As many items at a time as fit the cache; items that do not fit are cut into chunks of queries."""
+    """As many items at a time as fit the cache, else heads of an item; heads that do not fit are cut into chunks of queries."""
     items, queries, heads, _ = q.shape
     scores = heads * k.shape[1]
+    if heads > 1 and scores * queries > CACHE:
+        # One head's chunk is longer than that of all heads together, and long matrices multiply faster.
+        q, k, v = (jnp.swapaxes(x, 1, 2).reshape(items * heads, x.shape[1], 1, -1) for x in (q, k, v))
+        out = _pieces(q, k, v, None if mask is None else jnp.repeat(mask, heads, axis=0))
+        return jnp.swapaxes(out.reshape(items, heads, queries, -1), 1, 2)
     group = next((g for g in range(min(items, max(1, CACHE // (scores * queries))), 0, -1) if items % g == 0), 1)
     chunk = min(queries, max(64, CACHE // scores))
     arrays = (q, k, v) if mask is None else (q, k, v, mask)

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
+from portrait_jax.nn.convolve import SAME, Padding, convolve
 from portrait_jax.typing import Array, Float
 
-SAME = ((1, 1), (1, 1))
-"""Padding of a 3×3 convolution that keeps the size (stride 1) or halves it rounding up (stride 2)."""
 RIGHT_BOTTOM = ((0, 1), (0, 1))
 """Padding of the image autoencoder's stride-2 convolutions."""
+
+
+class Conv3x3(nn.Module):
+    """A 3×3 convolution by `convolve`, with the parameters of `nn.Conv`."""
+
+    channels: int
+    stride: int = 1
+    padding: Padding = SAME
+    use_bias: bool = True
+    kernel_init: Callable[..., Array] = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _ _ out"]:
+        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.channels))
+        out = convolve(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, padding=self.padding)
+        if not self.use_bias:
+            return out
+        return out + self.param("bias", nn.initializers.zeros, (self.channels,)).astype(self.dtype)
 
 
 def conv3x3(
@@ -22,15 +41,13 @@ def conv3x3(
     name: str,
     dtype: Any,
     stride: int = 1,
-    padding=SAME,
+    padding: Padding = SAME,
     zero: bool = False,
     bias: bool = True,
-) -> nn.Conv:
+) -> Conv3x3:
     """A 3×3 convolution; `zero` starts it at zero, so that a new branch begins as the identity."""
     init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
-    return nn.Conv(
-        channels, (3, 3), (stride, stride), padding=padding, use_bias=bias, kernel_init=init, dtype=dtype, name=name
-    )
+    return Conv3x3(channels, stride, padding, bias, init, dtype, name=name)
 
 
 def fold(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b _ _ _"]:

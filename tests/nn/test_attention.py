@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.nn import attention as module
 from portrait_jax.nn.attention import Attention, attention, joined_mask
-from tests.golden import random_params
+from tests.weights import random_params
 
 
 def formula(q, k, v, mask=None):

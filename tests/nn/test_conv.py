@@ -6,7 +6,7 @@ import numpy as np
 from flax import linen as nn
 
 from portrait_jax.nn.conv import PointwiseConv, conv3x3, fold, unfold, unshuffle
-from tests.golden import random_params
+from tests.weights import random_params
 
 
 def test_pointwise_convolution_is_a_convolution():

@@ -1,0 +1,84 @@
+"""Runs a suite, one network after the other, and gathers what `report` prints and writes."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from launch.benchmarks.networks import NETWORKS, Network
+from launch.benchmarks.sides import Side, jax_side, torch_absence, torch_sides
+from launch.benchmarks.timing import interleaved, summary
+
+SUITES: dict[str, dict[str, Network]] = {"networks": NETWORKS}
+
+Say = Callable[[str], None]
+
+
+def run_suite(
+    suite: dict[str, Network], names: Sequence[str], *, size: str, dtype: str, repeats: int, torch: bool, say: Say
+) -> list[dict[str, Any]]:
+    """One row per network, in the order of `names`. Only one network is in memory at a time, in JAX and in torch.
+
+    `say` hears what is being done. A network that does not fit in memory gives a row with an `error`.
+    """
+    rows = []
+    for name in names:
+        try:
+            rows.append(run_network(name, suite[name], size, dtype, repeats, torch, say))
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            rows.append(heading(name, suite[name], size, dtype) | {"error": "it does not fit in memory"})
+        free()
+    return rows
+
+
+def run_network(
+    name: str, network: Network, size: str, dtype: str, repeats: int, torch: bool, say: Say
+) -> dict[str, Any]:
+    """Times JAX and torch in turns; what of torch is missing is noted with its reason."""
+    platform = jax.default_backend()
+    say(f"{name}: compiling")
+    sides = {"jax": jax_side(network, size, dtype)}
+    absence = torch_absence(platform) if torch else "not asked for"
+    skipped = {} if absence is None else {"torch": absence}
+    if absence is None:
+        say(f"{name}: preparing torch")
+        try:
+            originals, skipped = torch_sides(name, network, size, dtype, platform)
+            sides |= originals
+        except (ImportError, AttributeError) as error:
+            skipped = {"torch": f"the original is not at hand: {error}"}
+    say(f"{name}: timing {', '.join(sides)}")
+    samples = interleaved({way: side.run for way, side in sides.items()}, repeats)
+    results = {way: result(sides[way], samples[way], sides["jax"].facts["flops"]) for way in sides}
+    return heading(name, network, size, dtype) | {
+        "sides": results,
+        "ratios": {way: results["jax"]["median_s"] / results[way]["median_s"] for way in results if way != "jax"},
+        "skipped": skipped,
+    }
+
+
+def heading(name: str, network: Network, size: str, dtype: str) -> dict[str, Any]:
+    """What was to be run."""
+    inputs = {key: list(entry.shape) for key, entry in network.size(size).inputs.items()}
+    return {"name": name, "title": network.title, "size": size, "dtype": dtype, "inputs": inputs}
+
+
+def result(side: Side, samples: Sequence[tuple[float, float]], flops: float) -> dict[str, Any]:
+    """Times of one side, with what was noted when it was made; all sides are credited with the same operations."""
+    times = summary(samples)
+    return side.facts | times | {"gflop_per_s": flops / times["median_s"] / 1e9}
+
+
+def free() -> None:
+    """Gives a network's memory back before the next one is made."""
+    jax.clear_caches()
+    gc.collect()
+    if torch := sys.modules.get("torch"):
+        torch.compiler.reset()
+        torch.cuda.empty_cache()
