@@ -16,12 +16,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import cli
-from launch.progress import Bars
 from portrait_jax import systems
 from portrait_jax.animation import Animator
 from portrait_jax.animation.files import Job, animate_files
 from portrait_jax.errors import ConfigError
-from portrait_jax.systems.loading import load_system_params
+from portrait_jax.progress import Bars
+from portrait_jax.systems.loading import EMBEDDED, load_system_params
+from portrait_jax.training.params import identify
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/follow_your_emoji.py:demo", "Config file and stage.")
 CHECKPOINT = flags.DEFINE_string(
@@ -50,15 +51,16 @@ LANDMARKER = flags.DEFINE_string(
 )
 RESUME = flags.DEFINE_bool("resume", False, "Go on with an interrupted run.")
 
+NEEDED = (PORTRAIT, DRIVING, OUTPUT)
+
 
 def main() -> None:
     """Checks the flags, loads the system, animates."""
-    paths = {"portrait": PORTRAIT.value, "driving": DRIVING.value, "output": OUTPUT.value}
-    for name, value in paths.items():
-        if not value:
-            raise ConfigError(f"--{name} is missing")
+    for flag in NEEDED:
+        if not flag.value:
+            raise ConfigError(f"--{flag.name} is missing; give it (--help says what each flag takes)")
     config = CONFIG.value
-    system = systems.build(config)
+    system = systems.build_system(config)
     params = load_system_params(system, CHECKPOINT.value)
     job = Job(
         portrait=Path(PORTRAIT.value),
@@ -73,7 +75,10 @@ def main() -> None:
         rotation=ROTATION.value,
         resume=RESUME.value,
     )
-    about = {"config": json.loads(config.to_json_best_effort()), "checkpoint": CHECKPOINT.value or "demo"}
+    about = {
+        "config": json.loads(config.to_json_best_effort()),
+        "checkpoint": identify(CHECKPOINT.value or EMBEDDED[system.name]),
+    }
     with Bars() as bars:
         record = animate_files(
             Animator(system, params, STEPS.value, GUIDANCE.value), job, about=about, report=bars.report
@@ -89,4 +94,4 @@ def optional_path(value: str | None) -> Path | None:
 
 
 if __name__ == "__main__":
-    cli.run(main, __doc__)
+    cli.run(main, __doc__, interrupted="the same command with --resume goes on where it was")

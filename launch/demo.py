@@ -16,9 +16,8 @@ from absl import flags
 from rich.console import Console
 
 from configs import follow_your_emoji
-from data import cases as demo
+from data import cases
 from launch import cli
-from launch.progress import Bars
 from portrait_jax import systems
 from portrait_jax.animation import Animator
 from portrait_jax.animation.files import Job, animate_files
@@ -29,8 +28,9 @@ from portrait_jax.media.video import read_video
 from portrait_jax.metrics import report
 from portrait_jax.metrics.detector import Detector
 from portrait_jax.metrics.suite import BASELINES, Case, evaluate
-from portrait_jax.systems.loading import load_system_params
-from portrait_jax.systems.system import System
+from portrait_jax.progress import Bars
+from portrait_jax.systems.loading import EMBEDDED, load_system_params
+from portrait_jax.training.params import identify
 
 OUTPUT = flags.DEFINE_string("output", "results/demo", "Folder for the videos and the contact sheet.")
 SHEET_FRAMES = 7
@@ -39,22 +39,22 @@ SHEET_FRAMES = 7
 def main() -> None:
     """Animates, measures, says where everything is."""
     output = Path(OUTPUT.value)
-    system: System = systems.build(follow_your_emoji.get_config("demo"))
+    system = systems.build_system(follow_your_emoji.get_config("demo"))
     animator = Animator(system, load_system_params(system))
-    cases = demo.demo_cases(system.image_size)
+    people = cases.demo_cases(system.image_size)
     videos: dict[str, np.ndarray] = {}
     with Bars() as bars:
-        for case in cases:
+        for case in people:
             animate(case, animator, output, bars)
             videos[case.name] = read_video(output / f"{case.name}.mp4")
     table = evaluate(
-        {"this model": lambda case: videos[case.name], **BASELINES}, {"cross identity": cases}, Detector.load()
+        {"this model": lambda case: videos[case.name], **BASELINES}, {"cross identity": people}, Detector.load()
     )
     sheet_path = output / "contact_sheet.png"
-    write_image(sheet_path, sheet(cases, videos))
+    write_image(sheet_path, sheet(people, videos))
     console = Console()
-    console.print(report.terminal(table, title=f"{len(cases)} unseen people, driven by an unseen person"))
-    console.print(f"videos:        {', '.join(str(output / f'{case.name}.mp4') for case in cases)}", soft_wrap=True)
+    console.print(report.terminal(table, title=f"{len(people)} unseen people, driven by an unseen person"))
+    console.print(f"videos:        {', '.join(str(output / f'{case.name}.mp4') for case in people)}", soft_wrap=True)
     console.print(f"contact sheet: {sheet_path}", soft_wrap=True)
 
 
@@ -68,17 +68,20 @@ def animate(case: Case, animator: Animator, output: Path, bars: Bars) -> None:
         job = Job(
             portrait=portrait,
             portrait_landmarks=landmarks,
-            driving=demo.DRIVING,
-            audio=demo.SOUND,
+            driving=cases.DRIVING,
+            audio=cases.SOUND,
             output=output / f"{case.name}.mp4",
         )
-        animate_files(animator, job, report=lambda what, *counts: bars.report(f"{case.name}: {what}", *counts))
+        about = {"checkpoint": identify(EMBEDDED[animator.system.name])}
+        animate_files(
+            animator, job, about=about, report=lambda what, *counts: bars.report(f"{case.name}: {what}", *counts)
+        )
 
 
-def sheet(cases: list[Case], videos: dict[str, np.ndarray]) -> np.ndarray:
+def sheet(people: list[Case], videos: dict[str, np.ndarray]) -> np.ndarray:
     """Per person: the portrait and frames of the result, and below them what the person would really look like."""
     rows, labels = [], []
-    for case in cases:
+    for case in people:
         shown = np.linspace(0, len(case.truth) - 1, SHEET_FRAMES).astype(int)
         rows.append([case.portrait, *videos[case.name][shown]])
         rows.append([np.full_like(case.portrait, 250), *case.truth[shown]])

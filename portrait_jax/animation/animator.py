@@ -14,19 +14,19 @@ from portrait_jax.autoencoders.pixels import to_u8
 from portrait_jax.diffusion.guidance import Guidance, classifier_free
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError, ShapeError
-from portrait_jax.face.alignment import retarget
+from portrait_jax.face.alignment import Alignment
 from portrait_jax.face.drawing import draw_landmarks
 from portrait_jax.long_video.overlap import Carry, Windows, init_carry, plan_windows, window_sampler
 from portrait_jax.systems.system import System
-from portrait_jax.typing import Float, Image, Int, Landmarks, Params, Video
+from portrait_jax.typing import Float, Image, Int, Params, Video
 
 Drawing = Callable[[Int[np.ndarray, " f"]], Video]
 """Frame numbers → control images of these frames."""
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What an interrupted animation goes on from.
+class Position:
+    """Where an interrupted animation goes on.
 
     Attributes:
         window: the first window that is still to be sampled.
@@ -89,8 +89,8 @@ class Animator:
         return plan_windows(frames, length, overlap)
 
     def frames(
-        self, portrait: Image, drawing: Drawing, count: int, *, seed: int = 0, start: Progress | None = None
-    ) -> Iterator[tuple[Video, Progress]]:
+        self, portrait: Image, drawing: Drawing, count: int, *, seed: int = 0, start: Position | None = None
+    ) -> Iterator[tuple[Video, Position]]:
         """Yields chunk after chunk of finished frames, each with the state to go on from.
 
         Args:
@@ -105,7 +105,7 @@ class Animator:
             ConfigError: if `count` < 1, or for window settings that do not fit.
         """
         if count < 1:
-            raise ConfigError("there is nothing to animate: the driving sequence has no frame")
+            raise ConfigError("there is nothing to animate: the driving sequence has no frame; give one with a face")
         if int(self.settings["windows_per_chunk"]) < 1:
             raise ConfigError(f"windows_per_chunk must be at least 1, not {self.settings['windows_per_chunk']}")
         self._check_size(portrait, "portrait")
@@ -121,7 +121,7 @@ class Animator:
             carry, latents = sample(self._placed, conditionings, carry, key, first, windows.count)
             kept = np.asarray(windows.emit(first, latents)[0])
             # The carry is donated to the next call, so the caller gets a copy on the host.
-            yield self._decode_all(kept, windows.stride), Progress(first + size, jax.device_get(carry))
+            yield self._decode_all(kept, windows.stride), Position(first + size, jax.device_get(carry))
 
     @cached_property
     def _placed(self) -> Params:
@@ -190,23 +190,32 @@ def animate_clip(
         portrait: u8 "h w 3" at `system.image_size`.
         reference_landmarks: in pixels of the portrait.
         driving_landmarks: in pixels; with `align` they are moved onto the portrait's face first
-            (`face.alignment.retarget`), without they are drawn as they are.
+            (`face.alignment`), without they are drawn as they are.
         animator: a compiled one to use again; then `steps` and `guidance` are its own.
 
     Returns:
         u8 "f h w 3".
     """
     animator = animator or Animator(system, params, steps, guidance)
-    points = retarget(driving_landmarks, reference_landmarks) if align else driving_landmarks
-    drawing = control_drawing(points, system)
-    return np.concatenate([frames for frames, _ in animator.frames(portrait, drawing, len(points), seed=seed)])
+    alignment = Alignment.of(driving_landmarks, reference_landmarks) if align else None
+    drawing = control_drawing(driving_landmarks, system, alignment)
+    count = len(driving_landmarks)
+    return np.concatenate([frames for frames, _ in animator.frames(portrait, drawing, count, seed=seed)])
 
 
-def control_drawing(landmarks_px: Landmarks, system: System) -> Drawing:
-    """Draws the asked frames of a landmark sequence in the style that the system was trained with."""
+def control_drawing(
+    driving_px: Float[np.ndarray, "f 478 3"], system: System, align: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Drawing:
+    """Draws the asked frames of a landmark sequence in the style that the system was trained with.
+
+    Args:
+        align: moves landmarks onto the portrait's face (`face.alignment.Alignment`); it gets those that are drawn, so
+            that a long clip is never moved as a whole. None draws them as they are.
+    """
     side = system.image_size
 
     def draw(indices: Int[np.ndarray, " f"]) -> Video:
-        return np.stack([draw_landmarks(landmarks_px[i], side, side, style=system.drawing_style) for i in indices])
+        points = driving_px[indices] if align is None else align(driving_px[indices])
+        return np.stack([draw_landmarks(face, side, side, style=system.drawing_style) for face in points])
 
     return draw

@@ -65,10 +65,17 @@ def load_driving(
     """
     if is_sequence(path):
         return _from_sequence(resample(load_landmarks(path), fps))
+    if cache is None:
+        return _detect(path, fps, detector, report)
+    if not (cache / PICTURES).exists():
+        _keep(_detect(path, fps, detector, report), cache)
+    # Stored landmarks are rounded: the first run must see what one that goes on will see.
+    with np.load(cache / PICTURES, allow_pickle=False) as kept:
+        return Driving(load_landmarks(cache / POINTS), kept["thumbnails"], kept["frames"].tolist())
+
+
+def _detect(path: FilePath, fps: float | None, detector: Callable[[], FaceDetector], report: Report) -> Driving:
     info = probe(path)
-    if cache is not None and (cache / PICTURES).exists():
-        with np.load(cache / PICTURES, allow_pickle=False) as kept:
-            return Driving(load_landmarks(cache / POINTS), kept["thumbnails"], kept["frames"].tolist())
     rate = fps or info.fps
     expected = max(round(info.duration * rate), 1)
     keeper = Thumbnails()
@@ -76,13 +83,13 @@ def load_driving(
     with detector() as found:
         landmarks = found.detect_video(frames, path).landmarks_px
     sequence = LandmarkSequence(rate, keeper.size[1], keeper.size[0], landmarks)
-    if cache is not None:
-        # Stored landmarks are rounded: a run that is resumed must see what the first one saw.
-        save_landmarks(cache / POINTS, sequence)
-        sequence = load_landmarks(cache / POINTS)
-        with atomic_output(cache / PICTURES) as partial:
-            np.savez(partial, thumbnails=np.stack(keeper.images), frames=np.array(keeper.numbers))
     return Driving(sequence, np.stack(keeper.images), keeper.numbers)
+
+
+def _keep(driving: Driving, cache: Path) -> None:
+    save_landmarks(cache / POINTS, driving.sequence)
+    with atomic_output(cache / PICTURES) as partial:
+        np.savez(partial, thumbnails=driving.thumbnails, frames=np.array(driving.thumbnail_frames))
 
 
 def is_sequence(path: FilePath) -> bool:
@@ -99,8 +106,11 @@ def resample(sequence: LandmarkSequence, fps: float | None) -> LandmarkSequence:
     position = np.minimum(np.arange(count) * sequence.fps / fps, frames - 1)
     low = position.astype(int)
     high = np.minimum(low + 1, frames - 1)
-    part = (position - low)[:, None, None].astype(np.float32)
-    landmarks = sequence.landmarks[low] * (1 - part) + sequence.landmarks[high] * part
+    part = (position - low).astype(np.float32)
+    landmarks = np.empty((count, *sequence.landmarks.shape[1:]), np.float32)
+    # Frame by frame: all at once takes the memory several times.
+    for i in range(count):
+        landmarks[i] = sequence.landmarks[low[i]] * (1 - part[i]) + sequence.landmarks[high[i]] * part[i]
     return sequence._replace(fps=float(fps), landmarks=landmarks)
 
 

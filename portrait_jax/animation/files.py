@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,22 +15,22 @@ import jax
 import numpy as np
 
 from portrait_jax import __version__
-from portrait_jax.animation.animator import Animator, Progress, control_drawing
+from portrait_jax.animation import parts
+from portrait_jax.animation.animator import Animator, Drawing, control_drawing
 from portrait_jax.animation.driving import Driving, Report, is_sequence, load_driving, silent
 from portrait_jax.animation.portrait import Portrait, load_portrait
 from portrait_jax.errors import InputFileError, PortraitError
-from portrait_jax.face.alignment import retarget
-from portrait_jax.face.detector import FaceDetector
-from portrait_jax.long_video.overlap import init_carry
-from portrait_jax.media.audio import read_clip
-from portrait_jax.media.files import atomic_output, checked_input
+from portrait_jax.face.alignment import Alignment
+from portrait_jax.face.detector import FaceDetector, model_path
+from portrait_jax.media.audio import check_audible, read_blocks
+from portrait_jax.media.files import atomic_output, checked_input, digest
 from portrait_jax.media.image import write_image
+from portrait_jax.media.mux import concat_segments
 from portrait_jax.media.sheets import contact_sheet
-from portrait_jax.media.video import VideoWriter, concat_segments, probe
-from portrait_jax.typing import Landmarks, Video
+from portrait_jax.media.video import VideoWriter, probe
+from portrait_jax.typing import Video
 
 SHEET_COLUMNS = 8
-SEGMENTS = "segment_*.mp4"
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def animate_files(
     """Writes the video, and beside it a contact sheet (`.png`) and all settings (`.json`).
 
     Args:
-        about: what else to record, such as config and checkpoint; a resumed run must have the same.
+        about: what else to record, such as the config and what the weights are (`training.params.identify`); a resumed run
+            must have the same.
         report: told about progress.
 
     Returns:
@@ -82,31 +83,33 @@ def animate_files(
     # Whatever can be wrong with the inputs should show before hours of work, not after them.
     portrait = _portrait(job, animator.system.image_size)
     sound = _sound(job)
-    fingerprint = _fingerprint(job, animator, about or {})
-    _open_parts(job, fingerprint)
+    if job.audio is not None:
+        check_audible(read_blocks(job.audio), source=job.audio)
+    settings = _settings(job, animator, about or {})
+    parts.open_parts(job.parts, settings, resume=job.resume)
     try:
-        return _animate(animator, job, portrait, sound, fingerprint, report)
+        return _animate(animator, job, portrait, sound, settings, report)
     except PortraitError:
-        if not any(job.parts.glob(SEGMENTS)):
+        if not parts.segments(job.parts):
             shutil.rmtree(job.parts, ignore_errors=True)
         raise
 
 
 def _animate(
-    animator: Animator, job: Job, portrait: Portrait, sound: Path | None, fingerprint: dict[str, Any], report: Report
+    animator: Animator, job: Job, portrait: Portrait, sound: Path | None, settings: dict[str, Any], report: Report
 ) -> dict[str, Any]:
-    clip = None if job.audio is None else read_clip(job.audio)
     driving = load_driving(job.driving, fps=job.fps, detector=_detector(job), cache=job.parts, report=report)
-    if clip is None and sound is not None:
-        # After the pictures, which say more clearly what is wrong with a truncated file.
-        clip = read_clip(sound)
-    points = retarget(driving.sequence.landmarks, portrait.landmarks, mode=job.rotation)
-    kept = _sample(animator, job, portrait, points, driving, report)
-    concat_segments(sorted(job.parts.glob(SEGMENTS)), job.output, clip, fps=driving.sequence.fps)
-    write_image(job.sheet, _sheet(portrait, driving, points, kept, animator))
+    if sound is not None and sound != job.audio:
+        # Decoded to its end once, after the pictures, which say more clearly what is wrong with a truncated file.
+        deque(read_blocks(sound), maxlen=0)
+    alignment = Alignment.of(driving.sequence.landmarks, portrait.landmarks, mode=job.rotation)
+    drawing = control_drawing(driving.sequence.landmarks, animator.system, alignment)
+    kept = _sample(animator, job, portrait, drawing, driving, report)
+    concat_segments(parts.segments(job.parts), job.output, sound, fps=driving.sequence.fps)
+    write_image(job.sheet, _sheet(portrait, driving, drawing, kept))
     record = {
-        **fingerprint,
-        "frames": len(points),
+        **settings,
+        "frames": len(driving.sequence.landmarks),
         "fps": driving.sequence.fps,
         "audio": None if sound is None else str(sound),
         "version": __version__,
@@ -148,13 +151,20 @@ def _sound(job: Job) -> Path | None:
     return job.driving if probe(job.driving).has_audio else None
 
 
-def _fingerprint(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything the frames depend on."""
-    files = {"portrait": job.portrait, "driving": job.driving, "portrait_landmarks": job.portrait_landmarks}
+def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that the video depends on."""
+    detects = job.portrait_landmarks is None or not is_sequence(job.driving)
+    files = {
+        "portrait": job.portrait,
+        "portrait_landmarks": job.portrait_landmarks,
+        "driving": job.driving,
+        "audio": job.audio,
+        "face_landmarker": model_path(job.landmarker) if detects else None,
+    }
     return {
         **about,
         "inputs": {
-            name: {"path": str(path), "sha256": _digest(checked_input(path, name))}
+            name: {"path": str(path), "sha256": digest(checked_input(path, name))}
             for name, path in files.items()
             if path is not None
         },
@@ -168,95 +178,31 @@ def _fingerprint(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict
     }
 
 
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _open_parts(job: Job, fingerprint: dict[str, Any]) -> None:
-    """Makes the folder of segments, or checks that the one to resume belongs to the same job."""
-    record = job.parts / "job.json"
-    wanted = json.loads(json.dumps(fingerprint))
-    if job.resume and record.exists():
-        stored = json.loads(record.read_text())
-        different = sorted(name for name in wanted if stored.get(name) != wanted[name])
-        if different:
-            raise InputFileError(
-                f"{job.parts} was begun with other settings ({', '.join(different)}); use those again, or start anew "
-                "without --resume"
-            )
-        return
-    if not record.exists() and any(job.parts.glob("[!.]*")):
-        raise InputFileError(f"{job.parts} exists and is not of this program; remove it or choose another output")
-    try:
-        shutil.rmtree(job.parts, ignore_errors=True)
-        job.parts.mkdir(parents=True)
-    except OSError as error:
-        raise InputFileError(f"cannot create the folder {job.parts} for finished parts: {error}") from error
-    with atomic_output(record) as partial_file:
-        partial_file.write_text(json.dumps(wanted))
-
-
 def _sample(
-    animator: Animator, job: Job, portrait: Portrait, points: Landmarks, driving: Driving, report: Report
+    animator: Animator, job: Job, portrait: Portrait, drawing: Drawing, driving: Driving, report: Report
 ) -> dict[int, np.ndarray]:
-    """Writes one segment per chunk, then the state to go on from; returns the frames that the contact sheet shows."""
-    progress = _load_progress(animator, job)
-    windows = animator.plan(len(points))
-    done = (
-        0
-        if progress is None
-        else int(windows.starts[progress.window])
-        if progress.window < windows.count
-        else len(points)
-    )
-    report("animating", done, len(points))
-    kept = dict(_load_kept(job))
-    drawing = control_drawing(points, animator.system)
-    for frames, after in animator.frames(portrait.image, drawing, len(points), seed=job.seed, start=progress):
-        with VideoWriter(job.parts / f"segment_{done:08d}.mp4", driving.sequence.fps) as writer:
+    """Writes one segment per chunk, then where to go on; returns the frames that the contact sheet shows."""
+    count = len(driving.sequence.landmarks)
+    position, kept = parts.load_position(job.parts, animator)
+    done = 0 if position is None else animator.plan(count).first_frame(position.window)
+    report("animating", done, count)
+    for frames, after in animator.frames(portrait.image, drawing, count, seed=job.seed, start=position):
+        with VideoWriter(parts.segment(job.parts, done), driving.sequence.fps) as writer:
             for frame in frames:
                 writer.write(frame)
-        kept.update({i: frames[i - done] for i in driving.thumbnail_frames if done <= i < done + len(frames)})
+        # Copies: a view would keep its whole chunk in memory.
+        kept.update({i: frames[i - done].copy() for i in driving.thumbnail_frames if done <= i < done + len(frames)})
         done += len(frames)
-        _save_progress(job, after, kept)
-        report("animating", done, len(points))
+        parts.save_position(job.parts, after, kept)
+        report("animating", done, count)
     return kept
 
 
-def _save_progress(job: Job, progress: Progress, kept: dict[int, np.ndarray]) -> None:
-    arrays: dict[str, Any] = {f"leaf_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(progress.carry))}
-    arrays |= {f"frame_{i}": frame for i, frame in kept.items()}
-    arrays["window"] = progress.window
-    with atomic_output(job.parts / "progress.npz") as partial_file:
-        np.savez(partial_file, **arrays)
-
-
-def _load_progress(animator: Animator, job: Job) -> Progress | None:
-    path = job.parts / "progress.npz"
-    if not path.exists():
-        return None
-    carry = init_carry(animator.solver, int(animator.settings["overlap"]), (1, *animator.system.latent_shape()))
-    with np.load(path, allow_pickle=False) as stored:
-        leaves = [stored[f"leaf_{i}"] for i in range(len(jax.tree.leaves(carry)))]
-        return Progress(int(stored["window"]), jax.tree.unflatten(jax.tree.structure(carry), leaves))
-
-
-def _load_kept(job: Job) -> dict[int, np.ndarray]:
-    path = job.parts / "progress.npz"
-    if not path.exists():
-        return {}
-    with np.load(path, allow_pickle=False) as stored:
-        return {int(name.removeprefix("frame_")): stored[name] for name in stored.files if name.startswith("frame_")}
-
-
-def _sheet(
-    portrait: Portrait, driving: Driving, points: Landmarks, kept: dict[int, np.ndarray], animator: Animator
-) -> np.ndarray:
+def _sheet(portrait: Portrait, driving: Driving, drawing: Drawing, kept: dict[int, np.ndarray]) -> np.ndarray:
     """Rows: driving, landmarks, result; the portrait stands first in each row's place."""
     shown = [(k, i) for k, i in enumerate(driving.thumbnail_frames) if i in kept]
     shown = [shown[j] for j in np.linspace(0, len(shown) - 1, min(SHEET_COLUMNS, len(shown))).astype(int)]
-    landmarks: Video = control_drawing(points, animator.system)(np.array([i for _, i in shown]))
+    landmarks: Video = drawing(np.array([i for _, i in shown]))
     blank = np.full_like(portrait.image, 235)
     rows = [
         [blank, *(driving.thumbnails[k] for k, _ in shown)],

@@ -46,7 +46,8 @@ def load_portrait(
         stored = load_landmarks(landmarks)
         if (stored.height, stored.width) != (height, width):
             raise InputFileError(
-                f"{landmarks} holds landmarks of a {stored.width}×{stored.height} picture, but {path} is {width}×{height}"
+                f"{landmarks} holds landmarks of a {stored.width}×{stored.height} picture, but {path} is {width}×{height}; "
+                "give the picture that they were found in, or find them anew in this one"
             )
         points = stored.landmarks[0]
     elif detector is not None:

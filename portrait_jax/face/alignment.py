@@ -8,8 +8,8 @@ units of that eye, so that a blink closes an eye of any size, and those of the m
 
 from __future__ import annotations
 
-import io
 import zipfile
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,75 +26,115 @@ _RATIO_LIMITS = (0.4, 2.5)
 _FLAT_EYE = 0.06
 """Eye boxes lower than this fraction of their width count as this high, so that a closed eye divides by no zero."""
 _PAIRS = np.array([*(pair for eye in EYES for pair in eye.lids), *LIP_PAIRS])
+_BLOCK = 64
+"""Frames of a clip that are measured or written at once, so that only the clip itself grows with its length."""
 
 
-def retarget(
-    driving: Float[np.ndarray, "f 478 3"],
-    reference: Float[np.ndarray, "478 3"],
-    *,
-    neutral_index: int | None = None,
-    mode: str = "absolute",
-    strength: float | int = 1.0,
-) -> Float[np.ndarray, "f 478 3"]:
-    """Moves the reference's landmarks as the driver moves.
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """One driver's motion on one reference face: settled once by the whole clip, then applied to any of its frames.
 
-    Args:
-        driving: the driver's landmarks in pixels of its own frames.
-        reference: the portrait's landmarks in pixels of the portrait.
-        neutral_index: the driver's frame that corresponds to the reference's expression; None lets `neutral_frame`
-            choose.
-        mode: "absolute" takes the driver's head rotation as it is (the release); "relative" adds the driver's rotation
-            since its first frame to the reference's own.
-        strength: factor on the expression offsets; 0 keeps the reference's expression.
+        alignment = Alignment.of(driving, reference)
+        moved = alignment(driving[100:120])
 
-    Returns:
-        Landmarks in pixels of the portrait. The first frame's face lies where the reference's lies; later movement and
-        scaling follow the driver's, in proportion to the faces' sizes.
-
-    Raises:
-        ConfigError: an unknown mode or a neutral frame outside the clip.
-        ShapeError: no driving frames.
+    Attributes:
+        neutral_shape: the driver's neutral face in head coordinates.
+        reference_shape: the reference's face, alike.
+        ratios: per landmark and axis, how large the reference's part is in units of the driver's.
+        first_pose: the driver's pose in the clip's first frame.
+        reference_pose: the reference's.
+        mode, strength: see `of`.
     """
-    _check(driving, neutral_index, mode)
-    neutral = neutral_frame(driving) if neutral_index is None else neutral_index
-    neutral_pose, reference_pose = fit_pose(driving[neutral]), fit_pose(reference)
-    neutral_shape, reference_shape = neutral_pose.remove(driving[neutral]), reference_pose.remove(reference)
 
-    # The driver's own neutral shape fits its other frames better than an average face does.
-    poses = fit_pose(driving, neutral_shape[RIGID_POINTS])
-    shapes = poses.remove(driving)
-    offsets = (shapes - neutral_shape) * _part_ratios(neutral_shape, reference_shape)
-    moved = _uncrossed(reference_shape + strength * offsets, reference_shape)
-    _place_irises(moved, shapes)
-    return _new_poses(poses, reference_pose, mode).place(moved).astype(np.float32)
+    neutral_shape: Float[np.ndarray, "478 3"]
+    reference_shape: Float[np.ndarray, "478 3"]
+    ratios: Float[np.ndarray, "478 3"]
+    first_pose: Pose
+    reference_pose: Pose
+    mode: str
+    strength: float | int
+
+    @classmethod
+    def of(
+        cls,
+        driving: Float[np.ndarray, "f 478 3"],
+        reference: Float[np.ndarray, "478 3"],
+        *,
+        neutral_index: int | None = None,
+        mode: str = "absolute",
+        strength: float | int = 1.0,
+    ) -> Alignment:
+        """Measures both faces.
+
+        Args:
+            driving: the driver's landmarks, the whole clip, in pixels of its own frames.
+            reference: the portrait's landmarks in pixels of the portrait.
+            neutral_index: the driver's frame that corresponds to the reference's expression; None lets `neutral_frame`
+                choose.
+            mode: "absolute" takes the driver's head rotation as it is (the release); "relative" adds the driver's
+                rotation since its first frame to the reference's own.
+            strength: factor on the expression offsets; 0 keeps the reference's expression.
+
+        Raises:
+            ConfigError: an unknown mode or a neutral frame outside the clip.
+            ShapeError: no driving frames.
+        """
+        _check(driving, neutral_index, mode)
+        neutral = driving[neutral_frame(driving) if neutral_index is None else neutral_index]
+        neutral_shape, reference_pose = fit_pose(neutral).remove(neutral), fit_pose(reference)
+        reference_shape = reference_pose.remove(reference)
+        ratios = _part_ratios(neutral_shape, reference_shape)
+        # The driver's own neutral shape fits its other frames better than an average face does.
+        first_pose = fit_pose(driving[0], neutral_shape[RIGID_POINTS])
+        return cls(neutral_shape, reference_shape, ratios, first_pose, reference_pose, mode, strength)
+
+    def __call__(self, driving: Float[np.ndarray, "f 478 3"]) -> Float[np.ndarray, "f 478 3"]:
+        """Moves the reference's landmarks as the driver moves in these frames of the clip.
+
+        Returns:
+            Landmarks in pixels of the portrait. In the clip's first frame the face lies where the reference's lies;
+            later movement and scaling follow the driver's, in proportion to the faces' sizes.
+        """
+        poses = fit_pose(driving, self.neutral_shape[RIGID_POINTS])
+        shapes = poses.remove(driving)
+        offsets = (shapes - self.neutral_shape) * self.ratios
+        moved = _uncrossed(self.reference_shape + self.strength * offsets, self.reference_shape)
+        _place_irises(moved, shapes)
+        return self._place(poses).place(moved).astype(np.float32)
+
+    def _place(self, poses: Pose) -> Pose:
+        first, reference = self.first_pose, self.reference_pose
+        size = reference.scale / first.scale
+        rotation = poses.rotation
+        if self.mode == "relative":
+            rotation = rotation @ first.rotation.T @ reference.rotation
+        translation = reference.translation + (poses.translation - first.translation) * size
+        return Pose(poses.scale * size, rotation, translation)
 
 
 def neutral_frame(driving: Float[np.ndarray, "f 478 3"]) -> int:
     """The frame with the mouth most closed, the head most frontal and the eyes as open as they usually are."""
-    mouth, eyes = mouth_opening(driving), eye_opening(driving).mean(-1)
+    parts = [_expression(driving[first : first + _BLOCK]) for first in range(0, len(driving), _BLOCK)]
+    mouth, eyes, yaw, pitch = np.concatenate(parts, axis=1)
     usual = max(float(np.median(eyes)), 1e-6)
+    turned = np.abs(yaw) + np.abs(pitch - np.median(pitch))
+    # A mouth opened by an eighth of its distance from the eyes weighs like a third of a blink or a turn of twenty degrees.
+    return int(np.argmin(mouth / 0.125 + np.abs(eyes - usual) / usual * 3 + turned / 20))
+
+
+def _expression(driving: np.ndarray) -> np.ndarray:
+    """Mouth opening, mean eye opening, yaw and pitch (degrees) of each frame: `(4, f)`."""
     pose = head_pose(driving)
-    turned = np.abs(pose[:, 0]) + np.abs(pose[:, 1] - np.median(pose[:, 1]))
-    # A mouth opened by a tenth of the eyes' distance weighs like a third of a blink or a turn of twenty degrees.
-    return int(np.argmin(mouth / 0.1 + np.abs(eyes - usual) / usual * 3 + turned / 20))
+    return np.stack([mouth_opening(driving), eye_opening(driving).mean(-1), pose[:, 0], pose[:, 1]])
 
 
 def _check(driving: np.ndarray, neutral_index: int | None, mode: str) -> None:
     if mode not in ROTATIONS:
         raise ConfigError(f"unknown rotation mode '{mode}'{nearest(mode, ROTATIONS)}")
     if len(driving) == 0:
-        raise ShapeError("no driving frames to retarget")
+        raise ShapeError("there are no driving frames to align; give a sequence with at least one")
     if neutral_index is not None and not -len(driving) <= neutral_index < len(driving):
         raise ConfigError(f"neutral frame {neutral_index} lies outside the driving clip of {len(driving)} frames")
-
-
-def _new_poses(poses: Pose, reference: Pose, mode: str) -> Pose:
-    size = reference.scale / poses.scale[0]
-    rotation = poses.rotation
-    if mode == "relative":
-        rotation = rotation @ rotation[0].T @ reference.rotation
-    translation = reference.translation + (poses.translation - poses.translation[0]) * size
-    return Pose(poses.scale * size, rotation, translation)
 
 
 def _part_ratios(driver: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -168,13 +208,17 @@ _MAX_FRAMES, _MAX_BYTES = 200_000, 1 << 30
 
 def save_landmarks(path: FilePath, sequence: LandmarkSequence) -> None:
     """Writes a landmark sequence as a compressed `.npz`, rounded to 1/64 pixel (twice as small on disk)."""
-    rounded = np.round(np.asarray(sequence.landmarks, np.float32) * 64) / 64
-    buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, landmarks=rounded, fps=np.float64(sequence.fps), size=np.array([sequence.width, sequence.height])
-    )
-    with atomic_output(path) as partial:
-        partial.write_bytes(buffer.getvalue())
+    fields = {"fps": np.array(sequence.fps, np.float64), "size": np.array([sequence.width, sequence.height])}
+    with atomic_output(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in fields.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.lib.format.write_array(file, value, allow_pickle=False)
+        with archive.open("landmarks.npy", "w", force_zip64=True) as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": sequence.landmarks.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for first in range(0, len(sequence.landmarks), _BLOCK):
+                block = sequence.landmarks[first : first + _BLOCK].astype(np.float32)
+                file.write((np.round(block * 64) / 64).astype("<f4").tobytes())
 
 
 def load_landmarks(path: FilePath) -> LandmarkSequence:
@@ -197,8 +241,10 @@ def load_landmarks(path: FilePath) -> LandmarkSequence:
         raise InputFileError(f"{problem} ({error}); {advice}") from error
     if landmarks.ndim != 3 or landmarks.shape[1:] != (NUM_LANDMARKS, 3) or not 0 < len(landmarks) <= _MAX_FRAMES:
         raise InputFileError(f"{problem}: its array is {landmarks.shape}, not (frames, {NUM_LANDMARKS}, 3); {advice}")
-    if landmarks.dtype.kind != "f" or not np.isfinite(landmarks).all():
+    if landmarks.dtype.kind == "f":
+        landmarks = landmarks.astype(np.float32, copy=False)
+    if landmarks.dtype.kind != "f" or not np.isfinite([landmarks.min(), landmarks.max()]).all():
         raise InputFileError(f"{problem}: it holds values that are not finite numbers; {advice}")
     if fps.shape or size.shape != (2,) or not 0 < float(fps) <= 240 or not ((size > 0) & (size <= 16384)).all():
         raise InputFileError(f"{problem}: frame rate {fps} or size {size} is out of range; {advice}")
-    return LandmarkSequence(float(fps), int(size[0]), int(size[1]), landmarks.astype(np.float32))
+    return LandmarkSequence(float(fps), int(size[0]), int(size[1]), landmarks)

@@ -128,13 +128,15 @@ class FaceDetector:
         Raises:
             NoFaceError: no face at all, or a longer gap (naming its frames). MultipleFacesError as `detect`.
         """
-        found: list[Detection | None] = []
-        for number, image in enumerate(frames):
-            try:
-                found.append(self.detect(image, source, number))
-            except NoFaceError:
-                found.append(None)
-        return _fill_gaps(found, source, max_gap)
+
+        def found() -> Iterator[Detection | None]:
+            for number, image in enumerate(frames):
+                try:
+                    yield self.detect(image, source, number)
+                except NoFaceError:
+                    yield None
+
+        return _fill_gaps(found(), source, max_gap)
 
     def _choose(self, faces: list[np.ndarray], where: str) -> int:
         if not faces:
@@ -153,7 +155,10 @@ class FaceDetector:
             return int(np.argmax([np.ptp(face[:, 1]) for face in faces]))
         order = np.argsort([face[:, 0].mean() for face in faces])
         if int(self._face) >= len(faces):
-            raise NoFaceError(f"face number {self._face} was asked for, but {where} shows {len(faces)}")
+            raise NoFaceError(
+                f"face number {self._face} was asked for, but {where} shows {len(faces)}; numbers count from the left "
+                "and begin with 0, and 'largest' takes the largest face"
+            )
         return int(order[int(self._face)])
 
 
@@ -168,12 +173,26 @@ def _pixels(face: list, shape: tuple[int, ...]) -> np.ndarray:
     return points * np.array([width, height, width], np.float32)
 
 
-def _fill_gaps(found: list[Detection | None], source: object, max_gap: int) -> DetectedVideo:
-    known = np.array([detection is not None for detection in found], bool)
+_ROW = np.dtype(
+    [
+        ("landmarks_px", np.float32, (NUM_LANDMARKS, 3)),
+        ("blendshapes", np.float32, (52,)),
+        ("matrix", np.float32, (4, 4)),
+        ("found", bool),
+    ],
+    align=True,
+)
+_NO_FACE = np.zeros((), _ROW)[()]
+
+
+def _fill_gaps(found: Iterable[Detection | None], source: object, max_gap: int) -> DetectedVideo:
+    # One array that grows in place: a list of detections takes the memory twice when it is stacked.
+    rows = np.fromiter((_NO_FACE if one is None else (*one, True) for one in found), _ROW)
+    known = rows["found"].copy()
     if not known.any():
-        raise NoFaceError(f"no face found in any of the {len(found)} frames of {source}; give a video of a face")
+        raise NoFaceError(f"no face found in any of the {len(rows)} frames of {source}; give a video of a face")
     where = np.flatnonzero(known)
-    edges = np.concatenate([[-1], where, [len(found)]])
+    edges = np.concatenate([[-1], where, [len(rows)]])
     longest = int(np.argmax(np.diff(edges)))
     if np.diff(edges)[longest] - 1 > max_gap:
         first, last = edges[longest] + 1, edges[longest + 1] - 1
@@ -181,16 +200,14 @@ def _fill_gaps(found: list[Detection | None], source: object, max_gap: int) -> D
             f"no face found in frames {first}–{last} of {source}; cut the video to where the face is visible, or allow "
             f"longer gaps than {max_gap} frames"
         )
-    fields = zip(*filter(None, found), strict=True)
-    return DetectedVideo(*(_interpolate(np.stack(values), where, len(found)) for values in fields), found=known)
-
-
-def _interpolate(values: np.ndarray, where: np.ndarray, length: int) -> np.ndarray:
-    position = np.interp(np.arange(length), where, np.arange(len(where)))
-    low = np.floor(position).astype(int)
-    high = np.minimum(low + 1, len(where) - 1)
-    weight = (position - low).astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
-    return (values[low] * (1 - weight) + values[high] * weight).astype(np.float32)
+    values = rows["landmarks_px"], rows["blendshapes"], rows["matrix"]
+    for frame in np.flatnonzero(~known):
+        position = np.interp(frame, where, np.arange(len(where)))
+        low = int(position)
+        before, after, weight = where[low], where[min(low + 1, len(where) - 1)], position - low
+        for of_frame in values:
+            of_frame[frame] = of_frame[before] * (1 - weight) + of_frame[after] * weight
+    return DetectedVideo(*values, found=known)
 
 
 def _make_landmarker(path: Path, faces: int):

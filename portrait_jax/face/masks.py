@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from portrait_jax.errors import ShapeError
-from portrait_jax.face.topology import EXPRESSION_POINTS, JAW, OVAL, Chain, index
+from portrait_jax.face.topology import EXPRESSION_POINTS, OVAL, Chain, index
 from portrait_jax.typing import Bool, Float
 
 _DISC_RADIUS_AT_512 = 8
@@ -31,7 +31,7 @@ def expression_mask(
     return _cells(image, latent_factor).max(axis=(1, 3)).astype(np.float32)[..., None]
 
 
-def face_mask(
+def oval_cells(
     landmarks_px: Float[np.ndarray, "478 d"], height: int, width: int, latent_factor: int = 8
 ) -> Float[np.ndarray, "lh lw 1"]:
     """Latent cells that lie at least half inside the face oval. Raises ShapeError as `expression_mask` does."""
@@ -41,15 +41,13 @@ def face_mask(
 
 def oval_mask(landmarks_px: Float[np.ndarray, "478 d"], height: int, width: int) -> Bool[np.ndarray, "h w"]:
     """Pixels inside the face oval, forehead included."""
-    return _polygon(landmarks_px, OVAL, height, width)
+    return polygon_mask(landmarks_px, OVAL, height, width)
 
 
-def jaw_mask(landmarks_px: Float[np.ndarray, "478 d"], height: int, width: int) -> Bool[np.ndarray, "h w"]:
-    """Pixels inside the release's face polygon: temples and jaw, without the forehead."""
-    return _polygon(landmarks_px, JAW, height, width)
-
-
-def _polygon(landmarks_px: np.ndarray, chain: Chain, height: int, width: int) -> np.ndarray:
+def polygon_mask(
+    landmarks_px: Float[np.ndarray, "478 d"], chain: Chain, height: int, width: int
+) -> Bool[np.ndarray, "h w"]:
+    """Pixels inside the closed polygon through a chain of landmarks, as the release fills them."""
     image = np.zeros((height, width), np.uint8)
     cv2.fillPoly(image, [_integers(landmarks_px)[index(chain)]], 1)
     return image.astype(bool)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from portrait_jax.face.topology import EYES, MOUTH_MIDDLE, index
+from portrait_jax.face.topology import EYES, MOUTH_CORNERS, index
 from portrait_jax.typing import Float, Landmarks
 
 _RIGID = {
@@ -44,6 +44,10 @@ RIGID_POINTS = index(tuple(_RIGID))
 RIGID_WEIGHTS = np.array([weight for weight, _ in _RIGID.values()])
 FRONTAL_FACE = np.array([position for _, position in _RIGID.values()])
 
+EYE_CORNERS = (33, 133, 362, 263)
+"""Outer and inner corner of the subject's right eye, inner and outer of the left: from left to right in the image."""
+INNER_LIPS_UPPER, INNER_LIPS_LOWER = (81, 13, 311), (178, 14, 402)
+
 
 class Pose(NamedTuple):
     """Similarity from head coordinates to pixels: `scale * rotation @ point + translation`."""
@@ -68,7 +72,7 @@ def fit_pose(landmarks_px: Landmarks, shape: Float[np.ndarray, "n 3"] = FRONTAL_
     The origin of head coordinates is the weighted centre of `shape`, so the translation is where that centre lies and
     does not depend on the rotation's error.
     """
-    target = np.asarray(landmarks_px, np.float64)[..., RIGID_POINTS, :]
+    target = landmarks_px[..., RIGID_POINTS, :].astype(np.float64)
     weights = (RIGID_WEIGHTS / RIGID_WEIGHTS.sum())[:, None]
     source = shape - (weights * shape).sum(0)
     translation = (weights * target).sum(-2)
@@ -99,11 +103,24 @@ def yaw(landmarks_px: Landmarks) -> Float[np.ndarray, "*f"]:
     return head_pose(landmarks_px)[..., 0]
 
 
+def face_axes(landmarks_px: Float[np.ndarray, "*f 478 d"]) -> tuple[np.ndarray, np.ndarray]:
+    """The face's own axes in the image: unit vectors `*f 2` along the eyes and down the face; depth is not read."""
+    right, left = _middle(landmarks_px, EYE_CORNERS[:2]), _middle(landmarks_px, EYE_CORNERS[2:])
+    across = left - right
+    across = across / np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-6)
+    return across, np.stack([-across[..., 1], across[..., 0]], axis=-1)
+
+
 def mouth_opening(landmarks_px: Float[np.ndarray, "*f 478 d"]) -> Float[np.ndarray, "*f"]:
-    """Distance between the inner lips' middles, as a fraction of the distance between the outer eye corners."""
-    outer_corners = (eye.corners[0] for eye in EYES)
-    width = np.maximum(_distance(landmarks_px, *outer_corners), 1e-6)
-    return np.asarray(_distance(landmarks_px, *MOUTH_MIDDLE) / width)
+    """Gap of the inner lips over the height from the eyes to the mouth's corners, both along the face's down axis.
+
+    Turning the head leaves that axis nearly unchanged and opening the mouth the height, so the value grows in
+    proportion to the gap. Only eye corners and inner lips are read, without depth: all others may be NaN.
+    """
+    _, down = face_axes(landmarks_px)
+    gap = _middle(landmarks_px, INNER_LIPS_LOWER) - _middle(landmarks_px, INNER_LIPS_UPPER)
+    height = _middle(landmarks_px, MOUTH_CORNERS) - _middle(landmarks_px, EYE_CORNERS)
+    return np.asarray((gap * down).sum(-1) / np.maximum((height * down).sum(-1), 1e-6))
 
 
 def eye_opening(landmarks_px: Float[np.ndarray, "*f 478 d"]) -> Float[np.ndarray, "*f 2"]:
@@ -117,6 +134,11 @@ def _lid_gap(landmarks_px: np.ndarray, lids: tuple[tuple[int, int], ...]) -> np.
     return np.asarray(np.mean([_distance(landmarks_px, upper, lower) for upper, lower in lids], axis=0))
 
 
+def _middle(landmarks_px: np.ndarray, points: tuple[int, ...]) -> np.ndarray:
+    """Mean place `*f 2` of some points in the image."""
+    return landmarks_px[..., index(points), :2].mean(axis=-2, dtype=np.float64)
+
+
 def _distance(landmarks_px: np.ndarray, first: int, second: int) -> np.ndarray:
-    points = np.asarray(landmarks_px, np.float64)
-    return np.asarray(np.linalg.norm(points[..., first, :] - points[..., second, :], axis=-1))
+    difference = np.subtract(landmarks_px[..., first, :], landmarks_px[..., second, :], dtype=np.float64)
+    return np.asarray(np.linalg.norm(difference, axis=-1))

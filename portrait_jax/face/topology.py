@@ -92,7 +92,7 @@ OVAL = (
 )  # fmt: skip
 """The whole face, forehead included (up to the hairline, not the hair)."""
 
-MOUTH_CORNERS, MOUTH_MIDDLE = (78, 308), (13, 14)
+MOUTH_CORNERS = (78, 308)
 
 
 def index(points: Chain) -> np.ndarray:

@@ -60,6 +60,10 @@ class Windows:
         """Frames from one window's start to the next."""
         return self.length - self.overlap
 
+    def first_frame(self, window: int) -> int:
+        """The frame that `window` begins with; `frames` for a window past the end."""
+        return int(self.starts[window]) if window < self.count else self.frames
+
     def chunks(self, size: int) -> Iterator[int]:
         """First windows of consecutive chunks of `size` windows; the last chunk may reach past the end."""
         return iter(range(0, self.count, size))
@@ -84,8 +88,13 @@ def plan_windows(frames: int, length: int, overlap: int) -> Windows:
     Raises:
         ConfigError: unless frames ≥ 1 and 0 ≤ overlap < length.
     """
-    if frames < 1 or not 0 <= overlap < length:
-        raise ConfigError(f"windows need frames >= 1 and 0 <= overlap < length, not {frames}, {overlap}, {length}")
+    if frames < 1:
+        raise ConfigError(f"a video has at least one frame, not {frames}; give a longer driving sequence")
+    if not 0 <= overlap < length:
+        raise ConfigError(
+            f"windows need 0 <= overlap < length, but the overlap is {overlap} and the length {length}; give longer "
+            "windows or a smaller overlap"
+        )
     stride = length - overlap
     count = 1 + -(-max(frames - length, 0) // stride)
     emitted = np.full(count, stride)

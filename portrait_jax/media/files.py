@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,12 @@ def checked_input(path: FilePath, kind: str) -> Path:
     if not os.access(path, os.R_OK):
         raise InputFileError(f"{kind} file {path} is not readable; check its permissions")
     return path
+
+
+def digest(path: FilePath) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

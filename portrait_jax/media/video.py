@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +14,8 @@ import av
 import numpy as np
 
 from portrait_jax.errors import InputFileError, ShapeError, VideoError
-from portrait_jax.media.audio import LAYOUTS, AudioClip, read_clip
 from portrait_jax.media.files import FilePath, atomic_output, checked_input
-from portrait_jax.media.h264 import EXACT, MAX_FPS, Encoder, exact_rate
+from portrait_jax.media.h264 import EXACT, MAX_FPS, Encoder
 from portrait_jax.typing import Image, Video
 
 MIN_SIDE, MAX_SIDE = 16, 8192
@@ -80,17 +78,11 @@ def read_video(path: FilePath, fps: float | int | None = None, max_frames: int |
     return np.stack(list(islice(read_frames(path, fps), max_frames)))
 
 
-def decode_bytes(data: bytes) -> Video:
-    """Decodes a short video held in memory, in the calling thread. Raises VideoError."""
-    with _open(io.BytesIO(data)) as (container, stream):
-        return np.stack([image for _, image in _decode(container, stream, "a video record")])
-
-
 @contextmanager
-def _open(source: FilePath | io.BytesIO) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
-    name = "a video record" if isinstance(source, io.BytesIO) else str(checked_input(source, "video"))
+def _open(path: FilePath) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
+    name = str(checked_input(path, "video"))
     try:
-        container = av.open(source if isinstance(source, io.BytesIO) else name)
+        container = av.open(name)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(
             f"{name} is not a video that can be read ({_reason(error)}); it may be truncated or of another kind: "
@@ -221,81 +213,3 @@ def mp4_bytes(frames: Iterable[Image], fps: float | int, gop: int = 12, crf: int
         raise VideoError("no frames to encode")
     encoder.close()
     return buffer.getvalue()
-
-
-_AUDIO_BLOCK = 1024
-"""Samples of one AAC frame."""
-
-
-def concat_segments(
-    paths: Sequence[FilePath], output: FilePath, audio: FilePath | AudioClip | None = None, fps: float | int = 25.0
-) -> None:
-    """Joins videos written by `VideoWriter` without re-encoding and adds sound (AAC) in time with the first frame.
-
-    Args:
-        paths: segments of one size, in order.
-        audio: a file whose sound is used (see `read_clip`), or samples; it ends with the last frame. None: no sound.
-        fps: the segments' frame rate.
-
-    Raises:
-        InputFileError: no or missing segments. VideoError: segments of different sizes, or damaged. AudioError.
-    """
-    if not paths:
-        raise InputFileError(f"no segments to join into {output}")
-    rate = exact_rate(fps)
-    sound = audio if audio is None or isinstance(audio, AudioClip) else read_clip(audio)
-    with atomic_output(output) as partial, ExitStack() as stack:
-        container = stack.enter_context(av.open(str(partial), "w", options={"movflags": "+faststart"}))
-        first = stack.enter_context(_open(paths[0]))[1]
-        video = container.add_stream_from_template(first)
-        track = None if sound is None else _SoundTrack(container, sound)
-        frames = 0
-        for path in paths:
-            frames += _append(container, video, path, frames, rate, first)
-            if track is not None:
-                track.write_until(frames / rate)
-        if track is not None:
-            track.finish()
-
-
-def _append(container, video, path: FilePath, offset: int, rate, like) -> int:
-    """Copies a segment's packets behind `offset` frames; returns how many frames it has."""
-    with _open(path) as (segment, stream):
-        if (stream.width, stream.height) != (like.width, like.height):
-            raise VideoError(f"{path} is {stream.width}×{stream.height}, the first segment {like.width}×{like.height}")
-        count, start = 0, None
-        try:
-            for packet in segment.demux(stream):
-                if packet.pts is None:
-                    continue
-                start = packet.pts if start is None else start
-                number = offset + round((packet.pts - start) * packet.time_base * rate)
-                packet.stream, packet.time_base = video, 1 / rate
-                packet.pts = packet.dts = number  # Without B-frames both clocks agree.
-                packet.duration = 1
-                container.mux(packet)
-                count += 1
-        except av.FFmpegError as error:
-            raise VideoError(f"segment {path} cannot be read ({_reason(error)}); make it again") from error
-    return count
-
-
-class _SoundTrack:
-    """Encodes sound step by step beside the pictures, so that a long file is interleaved and memory stays bounded."""
-
-    def __init__(self, container, sound: AudioClip):
-        self._container, self._sound, self._position = container, sound, 0
-        self._stream = container.add_stream("aac", rate=sound.rate, layout=LAYOUTS[sound.samples.shape[1]])
-
-    def write_until(self, seconds: Fraction) -> None:
-        end = min(round(seconds * self._sound.rate), len(self._sound.samples))
-        for start in range(self._position, end, _AUDIO_BLOCK):
-            block = self._sound.samples[start : min(start + _AUDIO_BLOCK, end)]
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block.T), "fltp", self._stream.layout.name)
-            # Without explicit stamps the encoder's start-up delay is not written, and the sound comes late.
-            frame.sample_rate, frame.pts, frame.time_base = self._sound.rate, start, Fraction(1, self._sound.rate)
-            self._container.mux(self._stream.encode(frame))
-        self._position = max(end, self._position)
-
-    def finish(self) -> None:
-        self._container.mux(self._stream.encode(None))

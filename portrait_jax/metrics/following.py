@@ -1,9 +1,8 @@
 """Does the result follow the driver? Correlations of mouth opening and yaw over time, with a shuffled-driver control.
 
-`face.measures` needs all points with depth; what a probe sees is flat and sparse, so the measures here are made for
-that. The two faces may differ in shape, size and place, so each quantity is measured in units of its own face and
-compared by its course over time only. Landmarks are in MediaPipe's 478-point topology; only the points named here are
-read, all others may be NaN, so a detector that knows few points (`metrics.probe`) can be used for the result.
+What a probe (`metrics.probe`) sees is flat and sparse, so the measures read few of MediaPipe's 478 points, no depth, and
+all other points may be NaN. The two faces may differ in shape, size and place, so each quantity is measured in units of
+its own face and compared by its course over time only.
 """
 
 from __future__ import annotations
@@ -15,24 +14,11 @@ import numpy as np
 from jaxtyping import Float
 
 from portrait_jax.errors import ShapeError
+from portrait_jax.face.measures import face_axes, mouth_opening
 from portrait_jax.metrics.points import NOSE_TIP
 
-EYE_CORNERS = (33, 133, 362, 263)
-"""Outer and inner corner of the subject's right eye, inner and outer of the left: from left to right in the image."""
-INNER_LIPS_UPPER, INNER_LIPS_LOWER = (81, 13, 311), (178, 14, 402)
 CHEEKS = (234, 454)
 """The face's edge at the height of the ears, left and right in the image."""
-
-
-def face_axes(landmarks_px: Float[np.ndarray, "f 478 d"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The face's own frame: unit vectors along the eyes `f 2` and down the face `f 2`, eye distance in pixels `f`."""
-    points = landmarks_px[..., :2]
-    right = points[:, EYE_CORNERS[:2]].mean(axis=1)
-    left = points[:, EYE_CORNERS[2:]].mean(axis=1)
-    across = left - right
-    distance = np.maximum(np.linalg.norm(across, axis=-1), 1e-6)
-    across = across / distance[:, None]
-    return across, np.stack([-across[:, 1], across[:, 0]], axis=-1), distance
 
 
 def face_width(landmarks_px: Float[np.ndarray, "f 478 d"]) -> Float[np.ndarray, " f"]:
@@ -41,23 +27,10 @@ def face_width(landmarks_px: Float[np.ndarray, "f 478 d"]) -> Float[np.ndarray, 
     return np.linalg.norm(right - left, axis=-1)
 
 
-def mouth_opening(landmarks_px: Float[np.ndarray, "f 478 d"]) -> Float[np.ndarray, " f"]:
-    """Gap of the inner lips along the face's down axis over the height from the eye line to the upper lip.
-
-    Both lie along the axis that turning the head leaves nearly unchanged.
-    """
-    points = landmarks_px[..., :2]
-    _, down, _ = face_axes(landmarks_px)
-    upper, lower = points[:, INNER_LIPS_UPPER].mean(axis=1), points[:, INNER_LIPS_LOWER].mean(axis=1)
-    eyes = points[:, EYE_CORNERS].mean(axis=1)
-    height = np.maximum(((upper - eyes) * down).sum(-1), 1e-6)
-    return ((lower - upper) * down).sum(-1) / height
-
-
 def yaw_ratio(landmarks_px: Float[np.ndarray, "f 478 d"]) -> Float[np.ndarray, " f"]:
     """Offset of the nose's tip from the middle of the face's edges, in face widths; grows towards image right."""
     points = landmarks_px[..., :2]
-    across, _, _ = face_axes(landmarks_px)
+    across, _ = face_axes(landmarks_px)
     middle = points[:, CHEEKS].mean(axis=1)
     return ((points[:, NOSE_TIP] - middle) * across).sum(-1) / np.maximum(face_width(landmarks_px), 1e-6)
 

@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 
 from portrait_jax.errors import ShapeError
+from portrait_jax.face.measures import EYE_CORNERS, mouth_opening
 from portrait_jax.metrics import image, temporal
 from portrait_jax.metrics.detector import Detection, Detector
-from portrait_jax.metrics.following import EYE_CORNERS, correlation, face_width, mouth_opening, yaw_ratio
+from portrait_jax.metrics.following import correlation, face_width, yaw_ratio
 from portrait_jax.metrics.points import POINTS
 from portrait_jax.typing import Float, UInt8
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from portrait_jax.errors import ConfigError, nearest
+from portrait_jax.errors import ConfigError, listed, nearest
+
+if TYPE_CHECKING:
+    from portrait_jax.systems.system import System
+
+SYSTEMS = {
+    "follow_your_emoji": "portrait_jax.systems.follow_your_emoji:FollowYourEmoji",
+}
+"""Tasks that animate portraits, which is to say that they keep the protocol `systems.system.System`."""
 
 TASKS = {
-    "follow_your_emoji": "portrait_jax.systems.follow_your_emoji:FollowYourEmoji",
+    **SYSTEMS,
     "autoencoder": "portrait_jax.autoencoders.task:AutoencoderTask",
     "probe": "portrait_jax.metrics.probe:ProbeTask",
 }
@@ -16,7 +24,7 @@ TASKS = {
 
 
 def build(config: Any) -> Any:
-    """The task that `config.task` names, built by its `from_config`.
+    """The task that `config.task` names, built by its `from_config`: anything that can be trained.
 
     Raises:
         ConfigError: for a name that is not known.
@@ -25,3 +33,16 @@ def build(config: Any) -> Any:
         raise ConfigError(f"task '{config.task}' is not known{nearest(config.task, list(TASKS))}")
     module, name = TASKS[config.task].split(":")
     return getattr(importlib.import_module(module), name).from_config(config)
+
+
+def build_system(config: Any) -> System:
+    """The system that `config.task` names: what can animate a portrait.
+
+    Raises:
+        ConfigError: for a name that is not known, or of a task that only trains.
+    """
+    if config.task in TASKS and config.task not in SYSTEMS:
+        raise ConfigError(
+            f"task '{config.task}' animates no portraits; give the config of a system that does: {listed(SYSTEMS)}"
+        )
+    return build(config)

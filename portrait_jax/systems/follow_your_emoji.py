@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.backbones.unet import UNet, UNetConfig
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.noise import mixed_noise
-from portrait_jax.diffusion.schedule import Schedule, add_noise, make_schedule, signal_noise, velocity
+from portrait_jax.diffusion.prediction import check_prediction, to_x0_epsilon, training_target
+from portrait_jax.diffusion.schedule import Schedule, add_noise, make_schedule, signal_noise
 from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
 from portrait_jax.errors import ConfigError
@@ -62,10 +63,21 @@ class FollowYourEmoji:
     drawing_style: str
     """How landmarks are drawn, see `face.drawing`."""
     dtype: Any
+    prediction: str = "v"
+    """What the denoiser predicts, see `diffusion.prediction`."""
     name: str = "follow_your_emoji"
 
+    batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "control", "expression_mask", "oval_mask")
+    """What `loss` reads of a batch."""
+
     def __post_init__(self) -> None:
-        """Raises ConfigError where two sizes that must agree do not."""
+        """Raises ConfigError where two sizes that must agree do not, and where prediction and schedule do not fit."""
+        check_prediction(self.prediction)
+        if self.prediction == "epsilon" and self.schedule.alpha_bar[-1] == 0:
+            raise ConfigError(
+                "model.prediction 'epsilon' says nothing about the clean latent where there is noise alone; use 'v', or "
+                "set model.schedule.zero_terminal_snr to False"
+            )
         autoencoder, denoiser, guider = self.autoencoder_config, self.denoiser_config, self.guider_config
         tokens = denoiser.image_prompt_dim or denoiser.context_dim
         pairs = {
@@ -100,6 +112,7 @@ class FollowYourEmoji:
             image_size=model.image_size,
             drawing_style=model.drawing_style,
             dtype=compute_dtype(config.compute_dtype),
+            prediction=model.get("prediction", "v"),
         )
 
     # The networks. All are plain functions of their parameters; building one costs nothing.
@@ -127,7 +140,9 @@ class FollowYourEmoji:
 
     def solver(self, steps: int) -> Solver:
         chosen = self.sampling
-        return make_solver(chosen.solver, self.schedule, steps, "v", chosen.spacing, previous=chosen.previous)
+        return make_solver(
+            chosen.solver, self.schedule, steps, self.prediction, chosen.spacing, previous=chosen.previous
+        )
 
     def latent_shape(self) -> tuple[int, int, int]:
         side = self.image_size // self.autoencoder_config.stride
@@ -186,7 +201,7 @@ class FollowYourEmoji:
     def denoise(
         self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " b"], conditioning: Conditioning
     ) -> Float[Array, "b f h w c"]:
-        """Predicted velocity."""
+        """The network's output, of the kind that `prediction` names."""
         return self.denoiser.apply({"params": params["denoiser"]}, noisy, timestep, conditioning)
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
@@ -232,17 +247,18 @@ class FollowYourEmoji:
             common = jax.random.normal(jax.random.fold_in(keys[2], 1), (clips, 1, *latents.shape[2:]))
             noise = mixed_noise(noise, common, self.sampling.noise_share)
         noise = rearrange(noise, "b f h w c -> (b f) h w c")
-        noisy = rearrange(add_noise(self.schedule, clean, noise, timestep), "(b f) h w c -> b f h w c", f=frames)
-        predicted = self.denoiser.apply(
-            {"params": params["denoiser"]}, noisy, timestep, dropped(conditioning, keep), use_temporal=temporal
-        )
-        predicted = rearrange(predicted, "b f h w c -> (b f) h w c").astype(jnp.float32)
+        noisy = add_noise(self.schedule, clean, noise, timestep)
+        output = self.denoiser.apply(
+            {"params": params["denoiser"]}, rearrange(noisy, "(b f) h w c -> b f h w c", f=frames), timestep,
+            dropped(conditioning, keep), use_temporal=temporal,
+        )  # fmt: skip
+        output = rearrange(output, "b f h w c -> (b f) h w c").astype(jnp.float32)
 
-        error = (predicted - velocity(self.schedule, clean, noise, timestep)) ** 2
-        # With v-prediction the clean latent's error is √(1−ᾱ) times the velocity's.
-        _, sigma = signal_noise(self.schedule, timestep, error.ndim)
-        masks = rearrange(batch["expression_mask"] + batch["face_mask"], "b f h w 1 -> (b f) h w 1")
-        diffusion, facial = error.mean(), ((masks * sigma) ** 2 * error).mean()
+        alpha, sigma = signal_noise(self.schedule, timestep, clean.ndim)
+        target = training_target(self.prediction, clean, noise, alpha, sigma)
+        predicted, _ = to_x0_epsilon(self.prediction, noisy, output, alpha, sigma)
+        masks = rearrange(batch["expression_mask"] + batch["oval_mask"], "b f h w 1 -> (b f) h w 1")
+        diffusion, facial = ((output - target) ** 2).mean(), ((masks * (predicted - clean)) ** 2).mean()
         loss = diffusion + self.loss_config.facial * facial
         return loss, {"diffusion": diffusion, "facial": facial}
 

@@ -11,6 +11,7 @@ import pytest
 from portrait_jax.animation import Animator, animate_clip
 from portrait_jax.animation.animator import control_drawing
 from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.face.alignment import Alignment
 from portrait_jax.face.drawing import draw_landmarks
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from tests import tiny
@@ -197,6 +198,21 @@ def test_control_images_show_the_asked_frames_in_the_systems_style():
     drawn = control_drawing(points, system)(np.array([4, 0, 4]))
     for image, i in zip(drawn, (4, 0, 4), strict=True):
         np.testing.assert_array_equal(image, draw_landmarks(points[i], 32, 32, style=system.drawing_style))
+
+
+def test_only_the_asked_frames_are_moved_onto_the_portraits_face():
+    system, points, reference = tiny.make_system(), faces(9), placed(make_face(), scale=1.4, at=(16, 16))
+    alignment = Alignment.of(points, reference)
+    asked: list[int] = []
+
+    def counted(driving):
+        asked.append(len(driving))
+        return alignment(driving)
+
+    drawn = control_drawing(points, system, counted)(np.array([7, 2, 2]))
+    assert asked == [3]
+    for image, i in zip(drawn, (7, 2, 2), strict=True):
+        np.testing.assert_array_equal(image, draw_landmarks(alignment(points)[i], 32, 32, style=system.drawing_style))
 
 
 def test_a_clip_is_animated_by_landmarks_moved_onto_the_portraits_face(animator, asked):

@@ -17,7 +17,7 @@ from portrait_jax.animation.animator import control_drawing
 from portrait_jax.animation.files import animate_files
 from portrait_jax.animation.portrait import load_portrait
 from portrait_jax.errors import AudioError, InputFileError, NoFaceError, PortraitError, VideoError
-from portrait_jax.face.alignment import load_landmarks, retarget
+from portrait_jax.face.alignment import Alignment, load_landmarks
 from portrait_jax.media.audio import read_clip
 from portrait_jax.media.image import read_image
 from portrait_jax.media.video import probe, read_video
@@ -87,8 +87,8 @@ def test_video_sheet_and_settings_are_there_and_nothing_else(done):
 
 def test_the_video_shows_the_frames_of_the_animator(done, animator):
     portrait = load_portrait(done.job.portrait, 32, landmarks=done.job.portrait_landmarks)
-    points = retarget(load_landmarks(done.job.driving).landmarks, portrait.landmarks)
-    drawing = control_drawing(points, animator.system)
+    driving = load_landmarks(done.job.driving).landmarks
+    drawing = control_drawing(driving, animator.system, Alignment.of(driving, portrait.landmarks))
     expected = np.concatenate([part for part, _ in animator.frames(portrait.image, drawing, scene.FRAMES)])
     shown = read_video(done.job.output).astype(float)
     distance = np.abs(shown[:, None] - expected[None].astype(float)).mean(axis=(2, 3, 4))
@@ -122,7 +122,7 @@ def test_the_contact_sheet_spans_the_whole_video(done, animator, folder, monkeyp
         for frame in clip["frames"]:
             writer.write(frame)
     monkeypatch.setattr(files, "contact_sheet", sheet)
-    monkeypatch.setattr(files, "FaceDetector", scene.fake_detector(clip))
+    scene.install_detector(monkeypatch, folder, clip)
     job = scene.job(folder, driving="long.mp4")
     animate_files(animator, job)
     assert seen["row_labels"] == ("driving", "landmarks", "result")
@@ -140,8 +140,9 @@ def test_the_contact_sheet_spans_the_whole_video(done, animator, folder, monkeyp
 
 
 def test_the_driving_videos_rate_and_sound_are_kept_in_time(animator, folder, monkeypatch):
-    monkeypatch.setattr(files, "FaceDetector", scene.fake_detector(scene.make_clip()))
+    scene.install_detector(monkeypatch, folder)
     record = animate_files(animator, scene.job(folder, driving="driving.mp4", portrait_landmarks=None))
+    assert record["inputs"].keys() == {"portrait", "driving", "face_landmarker"}
     info = probe(folder / "out/result.mp4")
     assert info.fps == pytest.approx(scene.NTSC) == record["fps"] and info.frames == scene.FRAMES
     sound = read_clip(folder / "out/result.mp4")
@@ -152,15 +153,15 @@ def test_the_driving_videos_rate_and_sound_are_kept_in_time(animator, folder, mo
 
 
 def test_another_sound_takes_the_place_of_the_drivers(animator, folder, monkeypatch):
-    monkeypatch.setattr(files, "FaceDetector", scene.fake_detector(scene.make_clip()))
-    record = animate_files(animator, scene.job(folder, driving="silent.mp4", audio="driving.mp4"))
-    assert record["audio"].endswith("driving.mp4") and probe(folder / "out/result.mp4").has_audio
+    scene.install_detector(monkeypatch, folder)
+    record = animate_files(animator, scene.job(folder, driving="silent.mp4", audio="voice.wav"))
+    assert record["audio"].endswith("voice.wav") and probe(folder / "out/result.mp4").has_audio
     assert not animate_files(animator, scene.job(folder, "b.mp4", driving="silent.mp4"))["audio"]
 
 
 @pytest.mark.parametrize(("driving", "fps", "frames"), [("driving.npz", 12.5, 6), ("driving.mp4", 15.0, 6)])
 def test_another_frame_rate_keeps_the_duration(animator, folder, monkeypatch, driving, fps, frames):
-    monkeypatch.setattr(files, "FaceDetector", scene.fake_detector(scene.make_clip()))
+    scene.install_detector(monkeypatch, folder)
     record = animate_files(animator, scene.job(folder, driving=driving, fps=fps))
     info = probe(folder / "out/result.mp4")
     assert (record["frames"], info.frames, info.fps) == (frames, frames, fps)
@@ -174,7 +175,7 @@ class Stop(Exception):  # noqa: N818
 
 
 def interrupted(animator, job, after: int) -> None:
-    """Runs until `after` frames are done."""
+    """Runs until `after` frames are done, with a checkpoint "x"."""
 
     def report(what, count, total):
         if what == "animating" and count >= after:
@@ -222,12 +223,12 @@ def test_a_killed_run_goes_on_to_the_same_video(animator, done, folder, root):
 
 
 def test_landmarks_of_a_driving_video_are_found_once(animator, folder, monkeypatch):
-    monkeypatch.setattr(files, "FaceDetector", scene.fake_detector(scene.make_clip()))
+    scene.install_detector(monkeypatch, folder)
     interrupted(animator, scene.job(folder, driving="driving.mp4"), 4)
-    monkeypatch.setattr(files, "FaceDetector", scene.fake_detector(scene.make_clip(), NoFaceError("asked again")))
+    scene.install_detector(monkeypatch, folder, error=NoFaceError("asked again"))
     resumed(animator, folder, driving="driving.mp4")
     first = (folder / "out/result.mp4").read_bytes()
-    monkeypatch.setattr(files, "FaceDetector", scene.fake_detector(scene.make_clip()))
+    scene.install_detector(monkeypatch, folder)
     animate_files(animator, scene.job(folder, driving="driving.mp4"))
     assert (folder / "out/result.mp4").read_bytes() == first
 
@@ -236,20 +237,51 @@ def test_landmarks_of_a_driving_video_are_found_once(animator, folder, monkeypat
 def test_other_settings_refuse_to_go_on_and_are_named(animator, folder, changes):
     interrupted(animator, scene.job(folder), 4)
     before = names(folder)
-    named = {"fps": "fps_asked"}.get(next(iter(changes)), next(iter(changes)))
-    with pytest.raises(InputFileError, match=rf"other settings \({named}\)"):
+    ((name, value),) = changes.items()
+    named = {"fps": "fps_asked"}.get(name, name)
+    with pytest.raises(InputFileError, match=rf"other settings \({named} \(\w+, now {value}\)\); use those again"):
         resumed(animator, folder, **changes)
     assert names(folder) == before, "the work of the first run is lost"
 
 
 def test_other_inputs_samplers_and_checkpoints_refuse_to_go_on(animator, folder):
     interrupted(animator, scene.job(folder), 4)
-    with pytest.raises(InputFileError, match=r"\(sampling\)"):
+    with pytest.raises(InputFileError, match=r"\(sampling.steps \(2, now 3\)\)"):
         resumed(Animator(animator.system, animator.params, steps=3), folder)
-    with pytest.raises(InputFileError, match=r"\(checkpoint\)"):
+    with pytest.raises(InputFileError, match=r"\(checkpoint \(x, now y\)\)"):
         animate_files(animator, scene.job(folder, resume=True), about={"checkpoint": "y"})
     files.write_image(folder / "portrait.png", read_image(folder / "portrait.png")[:, ::-1])
-    with pytest.raises(InputFileError, match=r"\(inputs\)"):
+    with pytest.raises(InputFileError, match=r"\(inputs.portrait.sha256 \(\w{12}…, now \w{12}…\)\)"):
+        resumed(animator, folder)
+
+
+def test_another_sound_or_face_model_refuses_to_go_on(animator, folder, monkeypatch):
+    scene.install_detector(monkeypatch, folder)
+    given = {"driving": "silent.mp4", "audio": "voice.wav"}
+    interrupted(animator, scene.job(folder, **given), 4)
+    with pytest.raises(
+        InputFileError, match=r"\(inputs.audio.path \(.*none\), inputs.audio.sha256 \(\w+…, now none\)\)"
+    ):
+        resumed(animator, folder, driving="silent.mp4")
+    (folder / "face.task").write_bytes(b"another face model")
+    with pytest.raises(InputFileError, match=r"settings \(inputs.face_landmarker.sha256 \("):
+        resumed(animator, folder, **given)
+    (folder / "face.task").write_bytes(b"a face model")
+    scene.write_wav(folder / "voice.wav", scene.click(seconds=1.9))
+    with pytest.raises(InputFileError, match=r"settings \(inputs.audio.sha256 \("):
+        resumed(animator, folder, **given)
+
+
+def test_where_no_face_is_searched_the_face_model_does_not_matter(animator, folder, monkeypatch):
+    monkeypatch.setattr(files, "model_path", lambda path=None: pytest.fail("a face model was looked for"))
+    interrupted(animator, scene.job(folder), 4)
+    assert "face_landmarker" not in resumed(animator, folder, landmarker="face.task")["inputs"]
+
+
+def test_a_damaged_record_of_an_interrupted_run_is_named(animator, folder):
+    interrupted(animator, scene.job(folder), 4)
+    (folder / "out/result.parts/job.json").write_text("{half")
+    with pytest.raises(InputFileError, match="job.json is damaged.*start anew without --resume"):
         resumed(animator, folder)
 
 
@@ -275,6 +307,8 @@ def spoil(folder) -> None:
     video = (folder / "driving.mp4").read_bytes()
     (folder / "cut.mp4").write_bytes(video[: len(video) * 2 // 3])
     files.write_image(folder / "small.png", np.zeros((32, 48, 3), np.uint8))
+    scene.write_wav(folder / "short.wav", scene.click(0.3))
+    scene.write_wav(folder / "quiet.wav", scene.AudioClip(np.zeros((48000, 2), np.float32), 48000))
     (folder / "folder.mp4").mkdir()
     (folder / "mine.parts").mkdir()
     (folder / "mine.parts" / "diary.txt").write_text("dear diary")
@@ -295,6 +329,8 @@ MISTAKES = {
     "driving a folder": ({"driving": "folder.mp4"}, InputFileError, "folder.mp4 is a folder"),
     "sound missing": ({"audio": "no.wav"}, InputFileError, "audio file .*no.wav does not exist"),
     "sound of a silent video": ({"audio": "silent.mp4"}, AudioError, "silent.mp4 has no audio stream"),
+    "sound too short": ({"audio": "short.wav"}, AudioError, r"short.wav lasts 0.30 s; at least 0.5 s are needed: give"),
+    "sound silent": ({"audio": "quiet.wav"}, AudioError, "quiet.wav is silent; give a recording of speech"),
     "sound unreadable": ({"audio": "text.mp4"}, AudioError, "text.mp4 cannot be decoded"),
     "output not mp4": ({"output": "out/result.avi"}, InputFileError, "must end in .mp4"),
     "output a folder": ({"output": "folder.mp4"}, InputFileError, "is a folder"),
@@ -310,7 +346,7 @@ MISTAKES = {
 def test_a_mistake_has_its_message_and_leaves_nothing_behind(folder, monkeypatch, mistake):
     changes, kind, message = MISTAKES[mistake]
     spoil(folder)
-    monkeypatch.setattr(files, "FaceDetector", scene.fake_detector(scene.make_clip()))
+    scene.install_detector(monkeypatch, folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(kind, match=message):
         animate_files(Animator(tiny.make_system(), {}), scene.job(folder, **changes))
@@ -320,7 +356,7 @@ def test_a_mistake_has_its_message_and_leaves_nothing_behind(folder, monkeypatch
 
 def test_a_video_without_a_face_leaves_nothing_behind(folder, monkeypatch):
     error = NoFaceError("no face found in frames 0–10 of driving.mp4")
-    monkeypatch.setattr(files, "FaceDetector", scene.fake_detector(scene.make_clip(), error))
+    scene.install_detector(monkeypatch, folder, error=error)
     before = names(folder)
     with pytest.raises(NoFaceError, match="frames 0–10"):
         animate_files(Animator(tiny.make_system(), {}), scene.job(folder, driving="driving.mp4"))

@@ -9,10 +9,10 @@ from data.synthetic import render, sample_identity, sample_performance
 from portrait_jax.errors import ConfigError, InputFileError, ShapeError
 from portrait_jax.face.alignment import (
     ROTATIONS,
+    Alignment,
     LandmarkSequence,
     load_landmarks,
     neutral_frame,
-    retarget,
     save_landmarks,
 )
 from portrait_jax.face.detector import FaceDetector
@@ -26,8 +26,30 @@ angle = st.floats(-35, 35)
 REFERENCE = make_face(mouth=0.0, mouth_width=3.0, eye_height=1.4, gaze=(0.1, 0.0))
 
 
+def retarget(driving, reference, **settings):
+    """Moves the reference by a whole clip."""
+    return Alignment.of(driving, reference, **settings)(driving)
+
+
 def clip(*faces):
     return np.stack([placed(face) if face.shape == (478, 3) and face.dtype != np.float32 else face for face in faces])
+
+
+@pytest.mark.parametrize("mode", ROTATIONS)
+def test_frames_come_out_alike_alone_and_in_the_whole_clip(mode):
+    driving = np.stack([placed(make_face(mouth=0.1 * i), yaw=2.0 * i, at=(90.0 + i, 80.0)) for i in range(7)])
+    alignment = Alignment.of(driving, placed(REFERENCE, yaw=10.0), mode=mode)
+    whole = alignment(driving)
+    assert np.ptp(whole, axis=0).max() > 1, "nothing moves"
+    for part in (slice(0, 3), slice(3, 7), slice(6, 7)):
+        np.testing.assert_allclose(alignment(driving[part]), whole[part], atol=1e-4)
+
+
+def test_the_neutral_frame_of_a_long_clip_lies_where_it_lies():
+    opened, closed = placed(make_face(mouth=1.0)), placed(make_face(mouth=0.0))
+    clip = np.repeat(opened[None], 1300, axis=0)
+    clip[1111] = closed
+    assert neutral_frame(clip) == 1111
 
 
 @given(angle, angle, angle, st.sampled_from(ROTATIONS), st.floats(0, 2))
@@ -162,7 +184,7 @@ def test_mistakes_are_named():
         retarget(driving, driving[0], mode="relativ")
     with pytest.raises(ConfigError, match="clip of 1 frames"):
         retarget(driving, driving[0], neutral_index=3)
-    with pytest.raises(ShapeError, match="no driving frames"):
+    with pytest.raises(ShapeError, match="no driving frames to align; give"):
         retarget(driving[:0], driving[0])
 
 
@@ -211,6 +233,11 @@ def test_stored_landmarks_come_back(tmp_path):
     read = load_landmarks(tmp_path / "a.npz")
     assert read[:3] == (25.0, 256, 128) and read.landmarks.dtype == np.float32
     np.testing.assert_allclose(read.landmarks, driving, atol=1 / 128)
+    many = np.tile(driving, (700, 1, 1)) + np.arange(1400, dtype=np.float32)[:, None, None]
+    save_landmarks(tmp_path / "b.npz", LandmarkSequence(25.0, 256, 128, many))
+    np.testing.assert_allclose(load_landmarks(tmp_path / "b.npz").landmarks, many, atol=1 / 128)
+    with np.load(tmp_path / "b.npz") as stored:
+        assert set(stored.files) == {"landmarks", "fps", "size"} and stored["fps"].shape == ()
 
 
 def _npz(path, **changed):

@@ -171,6 +171,15 @@ def test_an_unknown_choice_of_face_is_refused():
         FaceDetector(face="smallest")
 
 
+def test_a_number_beyond_the_faces_tells_how_they_are_counted():
+    detector = FaceDetector.__new__(FaceDetector)
+    detector._landmarker, detector._face = None, "1"
+    with pytest.raises(
+        NoFaceError, match=r"face number 1 .*a\.png shows 1; numbers count from the left and begin with 0"
+    ):
+        detector._choose([np.zeros((478, 3), np.float32)], "a.png")
+
+
 def test_a_missing_mediapipe_is_explained(face_landmarker_path, monkeypatch):
     monkeypatch.setattr(detector_module, "_unavailable", OSError("libEGL.so.1: cannot open shared object file"))
     with pytest.raises(PortraitError, match=r"libEGL.*apt-get install"):

@@ -1,24 +1,14 @@
 """Loss masks cover the drawn landmarks and the face on the latent grid."""
 
-import cv2
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from portrait_jax.errors import ShapeError
-from portrait_jax.face.masks import expression_mask, face_mask, jaw_mask, oval_mask
-from portrait_jax.face.topology import EXPRESSION_POINTS
+from portrait_jax.face.masks import expression_mask, oval_cells, oval_mask, polygon_mask
+from portrait_jax.face.topology import EXPRESSION_POINTS, JAW
 from tests.face.faces import make_face, placed
-from tests.golden import golden_dir
 
 FACE = placed(make_face(), scale=11.0, at=(128.0, 128.0))
-
-
-def test_golden_jaw_mask_is_equal_in_every_pixel():
-    folder = golden_dir("follow_your_emoji")
-    points = load_file(folder / "landmarks.safetensors")["inputs.ref.landmarks"] * 512
-    expected = cv2.imread(str(folder / "face_mask_ref.png"))[..., 0] > 0
-    np.testing.assert_array_equal(jaw_mask(points, 512, 512), expected)
 
 
 def test_every_drawn_landmark_lies_in_the_expression_mask():
@@ -34,15 +24,19 @@ def test_discs_scale_with_the_image():
     assert np.abs(small - large).mean() < 0.02
 
 
-def test_the_face_mask_is_the_oval_on_the_latent_grid():
-    mask, oval = face_mask(FACE, 256, 256), oval_mask(FACE, 256, 256)
-    assert abs(mask.mean() - oval.mean()) < 0.02
-    assert oval.sum() > jaw_mask(FACE, 256, 256).sum() > 0.5 * oval.sum()
+def test_the_cells_of_the_oval_are_the_oval_on_the_latent_grid():
+    cells, oval = oval_cells(FACE, 256, 256), oval_mask(FACE, 256, 256)
+    assert abs(cells.mean() - oval.mean()) < 0.02
+
+
+def test_the_oval_holds_the_forehead_that_the_jaw_line_leaves_out():
+    oval, jaw = oval_mask(FACE, 256, 256), polygon_mask(FACE, JAW, 256, 256)
+    assert oval.sum() > jaw.sum() > 0.5 * oval.sum()
 
 
 def test_a_face_outside_the_image_gives_empty_masks():
     away = FACE + np.array([1e6, 0, 0], np.float32)
-    assert not expression_mask(away, 64, 64).any() and not face_mask(away, 64, 64).any()
+    assert not expression_mask(away, 64, 64).any() and not oval_cells(away, 64, 64).any()
 
 
 def test_a_size_that_does_not_divide_is_refused():

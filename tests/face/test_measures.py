@@ -28,7 +28,9 @@ def test_openings_do_not_depend_on_pose_and_size(a, opening):
 
 def test_openings_grow_with_what_opens():
     mouths = mouth_opening(np.stack([placed(make_face(mouth=m)) for m in (0.0, 1.0, 2.0)]))
-    np.testing.assert_allclose(mouths, np.array([0, 1, 2]) / 8.9, atol=1e-3)
+    # Eyes and mouth corners lie 6.8 cm apart; the three pairs of lip points that count open by 96 % of the middle's gap.
+    np.testing.assert_allclose(mouths, np.array([0, 1, 2]) * 0.96 / 6.8, rtol=0.03)
+    assert mouths[2] == pytest.approx(2 * mouths[1])
     eyes = eye_opening(np.stack([placed(make_face(eyes=e)) for e in (0.0, 0.5, 1.0)]))
     assert eyes.shape == (3, 2) and (np.diff(eyes, axis=0) > 0.05).all() and eyes[0].max() < 1e-5
 

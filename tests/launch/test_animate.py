@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -37,26 +38,38 @@ FLAGS = {
 }
 
 MISTAKES = {
-    "no portrait": ({"portrait": ""}, "--portrait is missing"),
-    "no output": ({"output": ""}, "--output is missing"),
+    "no portrait": ({"portrait": ""}, "--portrait is missing; give it (--help says"),
+    "no output": ({"output": ""}, "--output is missing; give it (--help says"),
     "portrait not there": ({"portrait": "no.png"}, "image file no.png does not exist"),
     "portrait not an image": ({"portrait": "text.txt"}, "text.txt is not an image"),
-    "landmarks of another picture": ({"portrait": "small.png"}, "landmarks of a 64×64 picture, but small.png is 48×40"),
+    "landmarks of another picture": (
+        {"portrait": "small.png"}, "landmarks of a 64×64 picture, but small.png is 48×40; give the picture that",
+    ),
     "driving not there": ({"driving": "no.mp4"}, "no.mp4 does not exist"),
     "driving truncated": ({"driving": "cut.mp4"}, "cut.mp4"),
     "sound of a silent video": ({"audio": "silent.mp4"}, "silent.mp4 has no audio stream"),
+    "sound too short": ({"audio": "short.wav"}, "short.wav lasts 0.30 s; at least 0.5 s are needed: give a longer"),
+    "sound silent": ({"audio": "quiet.wav"}, "quiet.wav is silent; give a recording of speech, or leave it out"),
     "output not mp4": ({"output": "result.gif"}, "must end in .mp4"),
     "mistyped key": ({"config.sampling.stepz": "3"}, "the config has no key 'stepz'; did you mean 'steps'?"),
     "mistyped flag": ({"drivng": "driving.npz"}, "Did you mean --driving?"),
     "value of the wrong type": ({"config.sampling.steps": "few"}, "config.sampling.steps=few"),
     "seed below zero": ({"seed": "-1"}, "--seed=-1"),
-    "no window": ({"config.sampling.overlap": "4"}, "0 <= overlap < length"),
+    "no window": ({"config.sampling.overlap": "4"}, "0 <= overlap < length, but the overlap is 4 and the length 4; give"),
     "checkpoint not there": ({"checkpoint": "no.safetensors"}, "there is no checkpoint no.safetensors"),
     "checkpoint damaged": ({"checkpoint": "text.txt"}, "text.txt is damaged or no safetensors file"),
     "checkpoint of another size": (
         {"config.model.guider.channels": "(4, 8, 16)"}, "stored (3, 3, 8, 8), model (3, 3, 8, 16)",
     ),
+    "checkpoint with missing and unknown keys": (
+        {"checkpoint": "other.safetensors"},
+        "1 unknown (stranger/kernel); give the config that it was trained with, or another checkpoint",
+    ),
     "sizes that do not fit": ({"config.model.guider.out_channels": "4"}, "guider.out_channels"),
+    "no system": (
+        {"config.task": "autoencoder"},
+        "task 'autoencoder' animates no portraits; give the config of a system that does: follow_your_emoji",
+    ),
     "unknown system": ({"config.task": "follow_your_emoij"}, "did you mean 'follow_your_emoji'?"),
     "unknown face": ({"portrait_landmarks": "", "face": "nobody"}, "face 'nobody' is not known"),
     "no face model": ({"portrait_landmarks": "", "face_landmarker": "text.txt"}, "text.txt is not a face model"),
@@ -69,7 +82,12 @@ def folder(tmp_path_factory, root):
     path = tmp_path_factory.mktemp("animate")
     scene.fill(path)
     system = tiny.make_system()
-    save_params(path / "tiny.safetensors", tiny.make_params(system), {"config": {}})
+    params = tiny.make_params(system)
+    save_params(path / "tiny.safetensors", params, {"config": {}})
+    other = {name: subnet for name, subnet in params.items() if name != "guider"}
+    save_params(path / "other.safetensors", {**other, "stranger": {"kernel": np.ones(2)}}, {"config": {}})
+    scene.write_wav(path / "short.wav", scene.click(0.3))
+    scene.write_wav(path / "quiet.wav", scene.AudioClip(np.zeros((48000, 2), np.float32), 48000))
     (path / "text.txt").write_text("hello")
     write_image(path / "small.png", np.zeros((40, 48, 3), np.uint8))
     video = (path / "silent.mp4").read_bytes()
@@ -117,18 +135,41 @@ def test_each_mistake_has_its_message_and_status_2_and_leaves_nothing(call, fold
 
 def test_flags_reach_the_animation_and_its_record(call, folder):
     settings = {"seed": "3", "steps": "1", "guidance": "1.0", "fps": "12.5", "rotation": "relative"}
-    (answer,) = call({**settings, "audio": "driving.mp4", "output": "flags/result.mp4"})
+    (answer,) = call({**settings, "audio": "voice.wav", "output": "flags/result.mp4"})
     assert answer.status == 0, answer.text
     assert "flags/result.mp4: 6 frames at 12.5 fps; contact sheet flags/result.png" in answer.out
     assert "animating: 6 frames" in answer.text and "animating: done" in answer.text
     record = json.loads((folder / "flags/result.json").read_text())
     assert record["sampling"]["steps"] == 1 and record["sampling"]["guidance"] == 1.0
     assert (record["seed"], record["fps"], record["rotation"]) == (3, 12.5, "relative")
-    assert record["checkpoint"] == "tiny.safetensors" and record["config"]["model"]["image_size"] == 32
+    assert record["config"]["model"]["image_size"] == 32
+    digests = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("tiny.safetensors", "voice.wav")
+    }
+    assert record["checkpoint"] == {"path": "tiny.safetensors", "sha256": digests["tiny.safetensors"]}
+    assert record["inputs"]["audio"] == {"path": "voice.wav", "sha256": digests["voice.wav"]}
     assert record["inputs"]["portrait"]["path"] == "portrait.png"
     info = probe(folder / "flags/result.mp4")
     assert (info.frames, info.fps, info.has_audio) == (6, 12.5, True)
     assert sorted(path.name for path in (folder / "flags").iterdir()) == ["result.json", "result.mp4", "result.png"]
+
+
+def test_weights_that_were_trained_on_in_place_do_not_go_on_with_a_video(call, folder):
+    (answer,) = call({"output": "again/result.mp4"})
+    assert answer.status == 0, answer.text
+    # As if that run had been interrupted: what it was begun with lies in the folder of its parts.
+    parts = folder / "again/result.parts"
+    parts.mkdir()
+    record = json.loads((folder / "again/result.json").read_text())
+    of_result = ("frames", "fps", "audio", "version", "jax", "device")
+    (parts / "job.json").write_text(json.dumps({k: v for k, v in record.items() if k not in of_result}))
+    system = tiny.make_system()
+    before = (folder / "tiny.safetensors").read_bytes()
+    save_params(folder / "tiny.safetensors", tiny.make_params(system, seed=1), {"config": {}})
+    (answer,) = call({"output": "again/result.mp4", "resume": "true"})
+    (folder / "tiny.safetensors").write_bytes(before)
+    assert answer.status == 2 and "was begun with other settings (checkpoint.sha256 (" in answer.text, answer.text
+    assert "); use those again, or start anew without --resume" in answer.text
 
 
 def test_portraits_and_videos_without_a_face_or_with_two_are_named(call, folder, samples_dir, face_landmarker_path):

@@ -20,7 +20,7 @@ from launch import cli, demo
 from tests import tiny
 
 folder = Path(sys.argv[1])
-cases.DEMO_FRAMES, cases.DRIVING, cases.SOUND = 6, folder / "driving.npz", folder / "driving.wav"
+cases.DEMO_FRAMES, cases.DRIVING, cases.SOUND = 15, folder / "driving.npz", folder / "driving.wav"
 cases.write_demo_driving(64)
 demo.follow_your_emoji = tiny
 demo.load_system_params = tiny.make_params
@@ -46,8 +46,9 @@ def test_three_videos_with_sound_and_one_contact_sheet_are_written(demo):
     assert len(videos) == 3
     for video in videos:
         info = probe(video)
-        assert (info.width, info.height, info.frames, info.fps, info.has_audio) == (32, 32, 6, 25.0, True)
-        assert json.loads(video.with_suffix(".json").read_text())["frames"] == 6
+        assert (info.width, info.height, info.frames, info.fps, info.has_audio) == (32, 32, 15, 25.0, True)
+        record = json.loads(video.with_suffix(".json").read_text())
+        assert record["frames"] == 15 and len(record["checkpoint"]["sha256"]) == 64
         assert read_image(video.with_suffix(".png")).std() > 10
     assert read_image(results / "contact_sheet.png").std() > 10
     left_over = {path.suffix for path in results.iterdir()} - {".mp4", ".png", ".json"}

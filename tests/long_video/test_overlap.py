@@ -66,10 +66,23 @@ def test_what_chunks_emit_joins_to_the_whole_video(layout, size):
     np.testing.assert_array_equal(np.concatenate(joined), np.arange(windows.frames))
 
 
-@pytest.mark.parametrize(("frames", "length", "overlap"), [(0, 4, 1), (5, 4, 4), (5, 0, 0), (5, 4, -1)])
-def test_impossible_windows_are_refused(frames, length, overlap):
-    with pytest.raises(ConfigError, match="0 <= overlap < length"):
-        plan_windows(frames, length, overlap)
+@pytest.mark.parametrize(("length", "overlap"), [(4, 4), (0, 0), (4, -1)])
+def test_impossible_windows_are_refused_with_what_to_change(length, overlap):
+    words = rf"0 <= overlap < length.*overlap is {overlap} and the length {length}; give longer windows or a smaller"
+    with pytest.raises(ConfigError, match=words):
+        plan_windows(5, length, overlap)
+
+
+def test_a_video_without_frames_is_refused():
+    with pytest.raises(ConfigError, match="at least one frame, not 0; give a longer driving sequence"):
+        plan_windows(0, 4, 1)
+
+
+@given(layouts())
+def test_a_window_begins_where_the_frames_before_it_end(layout):
+    windows = plan_windows(*layout)
+    firsts = [windows.first_frame(window) for window in range(windows.count + 2)]
+    assert firsts == [*np.cumsum([0, *windows.emitted]), windows.frames]
 
 
 def test_noise_of_a_frame_does_not_depend_on_the_window():

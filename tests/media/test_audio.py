@@ -1,5 +1,6 @@
-"""Sound comes at the asked rate, in time with the pictures, or with a message."""
+"""Sound comes at the asked rate, in time with the pictures, in bounded memory, or with a message."""
 
+import tracemalloc
 import wave
 from fractions import Fraction
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.errors import AudioError, InputFileError
-from portrait_jax.media.audio import check_audible, read_audio, read_clip
+from portrait_jax.media.audio import check_audible, read_audio, read_blocks, read_clip
 from portrait_jax.media.video import VideoWriter
 
 RATE = 44100
@@ -90,8 +91,48 @@ def test_files_that_are_no_audio_are_refused(tmp_path, content, error):
 ])  # fmt: skip
 def test_short_silent_and_broken_sound_is_refused_by_name(samples, words):
     with pytest.raises(AudioError, match=f"voice.wav.*{words}"):
-        check_audible(samples, 16000, "voice.wav")
+        check_audible(np.array_split(samples, 3), 16000, "voice.wav")
 
 
-def test_speech_is_audible():
-    check_audible(np.sin(np.arange(16000, dtype=np.float32)), 16000)
+def test_speech_is_audible_wherever_it_begins():
+    samples = np.concatenate([np.zeros(16000, np.float32), np.sin(np.arange(4000, dtype=np.float32))])
+    check_audible(np.array_split(samples, 9), 16000)
+
+
+def test_blocks_are_the_clip_piece_by_piece(tmp_path):
+    write_wav(tmp_path / "a.wav", np.stack([click(0.7), click(1.2)], -1))
+    blocks = list(read_blocks(tmp_path / "a.wav"))
+    assert len(blocks) > 10 and max(map(len, blocks)) <= 48000
+    np.testing.assert_array_equal(np.concatenate(blocks), read_clip(tmp_path / "a.wav").samples)
+
+
+def two_tones(path, hole: float, rate: int = 16000):
+    """A tenth of a second of sound, a hole in the time stamps, and another tenth."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for start in (0.0, 0.1 + hole):
+            frame = av.AudioFrame.from_ndarray(np.full((1, rate // 10), 9000, np.int16), "s16", "mono")
+            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), round(start * rate)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+
+
+def test_a_hole_is_filled_with_silence_that_needs_no_memory(tmp_path):
+    two_tones(tmp_path / "a.mkv", hole=600.0)
+    tracemalloc.start()
+    count, loud = 0, []
+    for block in read_blocks(tmp_path / "a.mkv"):
+        loud += [count + i for i in np.flatnonzero(np.abs(block[:, 0]) > 0.1)[[0, -1]]] if block.any() else []
+        count += len(block)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count / 48000 == pytest.approx(600.2, abs=0.01)
+    assert loud[0] / 48000 < 0.01 and loud[-1] / 48000 == pytest.approx(600.2, abs=0.01)
+    assert peak < 4e6, "ten minutes of stereo are 230 MB"
+
+
+def test_a_file_that_states_a_hole_of_days_is_refused_at_once(tmp_path):
+    two_tones(tmp_path / "a.mkv", hole=1e5)
+    with pytest.raises(AudioError, match=r"a\.mkv lasts longer than 4 hours"):
+        for _ in read_blocks(tmp_path / "a.mkv"):
+            pass

@@ -1,9 +1,11 @@
 """Outputs appear whole or not at all; bad inputs are named."""
 
+import hashlib
+
 import pytest
 
 from portrait_jax.errors import InputFileError
-from portrait_jax.media.files import atomic_output, checked_input
+from portrait_jax.media.files import atomic_output, checked_input, digest
 
 
 def test_an_error_while_writing_leaves_nothing_behind(tmp_path):
@@ -45,3 +47,8 @@ def test_unusable_inputs_are_named_with_their_kind_and_path(tmp_path, make, word
 def test_an_output_that_is_a_folder_is_refused(tmp_path):
     with pytest.raises(InputFileError, match="folder"), atomic_output(tmp_path):
         pass
+
+
+def test_a_digest_is_what_sha256sum_says(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc" * 100_000)
+    assert digest(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()

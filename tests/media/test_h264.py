@@ -1,6 +1,5 @@
 """The encoder behind files and records: exact rates, and every size of picture."""
 
-import io
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from portrait_jax.errors import VideoError
 from portrait_jax.media.h264 import Encoder, exact_rate
-from portrait_jax.media.video import decode_bytes
+from portrait_jax.media.video import read_video
 
 
 @given(st.sampled_from([24, 25, 30, 50, 60]), st.booleans())
@@ -25,11 +24,11 @@ def test_rates_that_no_video_has_are_refused(fps):
         exact_rate(fps)
 
 
-def test_odd_sizes_are_padded_to_even_by_the_edge():
-    target, image = io.BytesIO(), np.full((17, 31, 3), 200, np.uint8)
-    encoder = Encoder(target, "mp4", (17, 31), 25, crf=10, gop=None)
+def test_odd_sizes_are_padded_to_even_by_the_edge(tmp_path):
+    image = np.full((17, 31, 3), 200, np.uint8)
+    encoder = Encoder(str(tmp_path / "a.mp4"), "mp4", (17, 31), 25, crf=10, gop=None)
     encoder.encode(image)
     encoder.close()
-    (frame,) = decode_bytes(target.getvalue())
+    (frame,) = read_video(tmp_path / "a.mp4")
     assert frame.shape == (18, 32, 3)
     assert np.abs(frame.astype(int) - 200).max() <= 3

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from portrait_jax.errors import InputFileError
-from portrait_jax.media.image import centre_square, letterbox, read_image, resize, write_image
+from portrait_jax.media.image import letterbox, read_image, resize, write_image
 
 QUADRANTS = np.zeros((40, 60, 3), np.uint8)
 QUADRANTS[:20, :30] = (255, 0, 0)
@@ -77,7 +77,6 @@ def test_letterbox_keeps_the_aspect_ratio_and_centres():
     assert (rows[0], rows[-1]) == (24, 39) and (boxed[0] == 7).all()
 
 
-def test_resize_and_centre_square_give_the_asked_size():
+def test_resizing_gives_the_asked_size():
     assert resize(QUADRANTS, 17, 23).shape == (17, 23, 3)
-    assert centre_square(QUADRANTS, 32).shape == (32, 32, 3)
     assert resize(QUADRANTS, 40, 60) is QUADRANTS

@@ -6,17 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from portrait_jax.errors import AudioError, InputFileError, ShapeError, VideoError
-from portrait_jax.media.audio import AudioClip, read_clip
-from portrait_jax.media.video import (
-    VideoWriter,
-    concat_segments,
-    decode_bytes,
-    mp4_bytes,
-    probe,
-    read_frames,
-    read_video,
-)
+from portrait_jax.errors import InputFileError, ShapeError, VideoError
+from portrait_jax.media.mux import concat_segments
+from portrait_jax.media.video import VideoWriter, mp4_bytes, probe, read_frames, read_video
 
 
 def counted(count, height=32, width=48, first=0):
@@ -110,9 +102,9 @@ def test_odd_sizes_are_padded_to_even_by_edge_pixels(tmp_path):
     assert read.shape == (2, 34, 48, 3) and np.ptp(read[0].astype(int)) <= 4
 
 
-def test_a_record_in_memory_holds_the_frames_with_short_key_frame_distances():
-    data = mp4_bytes(counted(30), 25, gop=12)
-    assert numbers(decode_bytes(data)) == list(range(30))
+def test_a_record_in_memory_is_a_video_file(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(mp4_bytes(counted(30), 25, gop=12))
+    assert numbers(read_video(tmp_path / "a.mp4")) == list(range(30))
 
 
 def test_an_error_while_writing_leaves_no_file(tmp_path):
@@ -163,78 +155,6 @@ def test_a_file_that_ends_in_the_middle_is_an_error_with_the_frame(tmp_path):
     (tmp_path / "clip.mp4").write_bytes(data[: len(data) * 6 // 10])
     with pytest.raises(VideoError, match=r"clip\.mp4.* frame \d+ of 40.*truncated"):
         read_video(tmp_path / "clip.mp4")
-    with pytest.raises(VideoError, match="a video record"):
-        decode_bytes(data[: len(data) * 6 // 10])
-
-
-def test_joined_segments_hold_every_frame_once_and_are_not_encoded_again(tmp_path):
-    parts = [write(tmp_path / f"{n}.mp4", counted(count, first=first)) for n, first, count in ((0, 0, 7), (1, 7, 12))]
-    concat_segments(parts, tmp_path / "all.mp4", fps=25)
-    joined = read_video(tmp_path / "all.mp4")
-    assert numbers(joined) == list(range(19))
-    np.testing.assert_array_equal(joined, np.concatenate([read_video(part) for part in parts]))
-    assert probe(tmp_path / "all.mp4").duration == pytest.approx(19 / 25, abs=0.002)
-
-
-def flash_and_click(tmp_path, fps, seconds, second=1.2):
-    """Segments with one white frame at `second`, and a sound with a click at the same moment."""
-    count, flash = round(seconds * fps), round(second * fps)
-    frames = np.full((count, 32, 32, 3), 20, np.uint8)
-    frames[flash] = 250
-    cuts = (0, count // 3, count // 3 + 5, count)
-    parts = [write(tmp_path / f"{a}_{fps}.mp4", frames[a:b], fps) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-    samples = np.zeros((round(seconds * 48000), 2), np.float32)
-    samples[round(second * 48000) :][:480] = 0.9
-    return parts, AudioClip(samples, 48000)
-
-
-def moments(path):
-    """Seconds of the flash and of the click by the file's own time stamps."""
-    with av.open(str(path)) as file:
-        flash = next(f.time for f in file.decode(video=0) if f.to_ndarray(format="gray8").mean() > 128)
-    with av.open(str(path)) as file:
-        for frame in file.decode(audio=0):
-            loud = np.abs(frame.to_ndarray()[0]) > 0.3
-            if loud.any():
-                return flash, frame.time + int(np.argmax(loud)) / frame.sample_rate
-    raise AssertionError("no click")
-
-
-@pytest.mark.parametrize("fps", [25, 30, 30000 / 1001])
-def test_flash_and_click_stay_together_through_segments_and_a_second_pass(tmp_path, fps):
-    parts, sound = flash_and_click(tmp_path, fps, seconds=2.5)
-    driver = tmp_path / "driver.mp4"
-    concat_segments(parts, driver, sound, fps)
-    flash, click = moments(driver)
-    assert abs(flash - click) < 0.010 and abs(flash - 1.2) < 0.02
-    # Used as a driver: frames read, written in segments at 25 fps, its own sound muxed again.
-    frames = list(read_frames(driver, 25))
-    again = [write(tmp_path / f"again{a}.mp4", frames[a : a + 20], 25) for a in range(0, len(frames), 20)]
-    concat_segments(again, tmp_path / "result.mp4", driver, 25)
-    flash, click = moments(tmp_path / "result.mp4")
-    assert abs(flash - click) < (0.010 if fps == 25 else 0.5 / 25 + 0.010)  # Resampling moves a flash by half a frame.
-    assert abs(click - 1.2) < 0.010
-
-
-def test_sound_ends_with_the_pictures(tmp_path):
-    parts, sound = flash_and_click(tmp_path, 25, seconds=2.0)
-    long = AudioClip(np.tile(sound.samples, (5, 1)), sound.rate)
-    concat_segments(parts, tmp_path / "a.mp4", long, 25)
-    assert read_clip(tmp_path / "a.mp4").duration == pytest.approx(2.0, abs=0.03)
-
-
-def test_joining_the_impossible_is_refused_and_leaves_nothing(tmp_path):
-    small, large = write(tmp_path / "s.mp4", counted(2)), write(tmp_path / "l.mp4", counted(2, 64, 64))
-    output = tmp_path / "out" / "a.mp4"
-    for arguments, error, words in [
-        (([],), InputFileError, "no segments"),
-        (([small, large],), VideoError, "64×64"),
-        (([small, tmp_path / "none.mp4"],), InputFileError, "does not exist"),
-        (([small], small), AudioError, "no audio stream"),
-    ]:
-        with pytest.raises(error, match=words):
-            concat_segments(arguments[0], output, *arguments[1:])
-    assert not output.parent.exists() or not list(output.parent.iterdir())
 
 
 def test_real_driving_videos_are_read_at_their_rate(samples_dir):

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from portrait_jax.metrics.following import CHEEKS, EYE_CORNERS, INNER_LIPS_LOWER, INNER_LIPS_UPPER
+from portrait_jax.face.measures import EYE_CORNERS, INNER_LIPS_LOWER, INNER_LIPS_UPPER
+from portrait_jax.face.topology import MOUTH_CORNERS
+from portrait_jax.metrics.following import CHEEKS
 from portrait_jax.metrics.points import NOSE_TIP, POINTS
 
 
@@ -17,6 +19,7 @@ def face(mouth, yaw, *, scale=50.0, centre=(64.0, 64.0), roll=0.0, fill=False):
         shape = {index: (x, -0.25, 0.75) for index, x in zip(EYE_CORNERS, (-0.6, -0.25, 0.25, 0.6), strict=True)}
         shape |= {index: (x, 0.55, 0.8) for index, x in zip(INNER_LIPS_UPPER, (-0.1, 0.0, 0.1), strict=True)}
         shape |= {index: (x, 0.55 + opening, 0.8) for index, x in zip(INNER_LIPS_LOWER, (-0.1, 0.0, 0.1), strict=True)}
+        shape |= {MOUTH_CORNERS[0]: (-0.3, 0.55, 0.7), MOUTH_CORNERS[1]: (0.3, 0.55, 0.7)}
         shape |= {NOSE_TIP: (0.0, 0.2, 1.2), CHEEKS[0]: (-1.0, 0.0, 0.0), CHEEKS[1]: (1.0, 0.0, 0.0)}
         shape = dict.fromkeys(POINTS if fill else (), shape[NOSE_TIP]) | shape
         for index, (x, y, depth) in shape.items():

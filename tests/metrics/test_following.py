@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portrait_jax.errors import ShapeError
-from portrait_jax.metrics.following import correlation, follow, following, mouth_opening, yaw_ratio
+from portrait_jax.face.measures import mouth_opening
+from portrait_jax.metrics.following import correlation, follow, following, yaw_ratio
 from tests.metrics.faces import face
 
 FRAMES = 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 
 import pytest
@@ -25,6 +26,26 @@ def test_configs_build_the_task_that_they_name():
 def test_an_unknown_task_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'follow_your_emoji'"):
         systems.build(ConfigDict({"task": "follow_your_emojy"}))
+
+
+def test_a_config_of_a_system_builds_it():
+    assert isinstance(systems.build_system(tiny.get_config()), FollowYourEmoji)
+
+
+@pytest.mark.parametrize("task", sorted(systems.TASKS.keys() - systems.SYSTEMS.keys()))
+def test_a_task_that_only_trains_is_no_system_and_those_that_are_are_named(task):
+    with pytest.raises(ConfigError, match=f"task '{task}' animates no portraits; .*: .*follow_your_emoji"):
+        systems.build_system(ConfigDict({"task": task}))
+    with pytest.raises(ConfigError, match="did you mean 'follow_your_emoji'"):
+        systems.build_system(ConfigDict({"task": "follow_your_emojy"}))
+
+
+@pytest.mark.parametrize("name", sorted(systems.TASKS))
+def test_systems_are_exactly_the_tasks_that_keep_the_protocol(name):
+    module, task = systems.TASKS[name].split(":")
+    found = getattr(importlib.import_module(module), task)
+    methods = [name for name, method in vars(System).items() if inspect.isfunction(method) and name[0] != "_"]
+    assert all(hasattr(found, method) for method in methods) == (name in systems.SYSTEMS)
 
 
 def test_the_system_has_every_method_of_the_protocol_with_the_same_arguments():
