@@ -9,11 +9,13 @@ Hardware, time and result: `docs/evaluation.md`.
 
 from ml_collections import ConfigDict
 
+from portrait_jax.errors import ConfigError, nearest
+
 
 def get_config(stage: str = "train") -> ConfigDict:
     """The only stage is `train`."""
     if stage != "train":
-        raise ValueError(f"configs/probe.py has the stage 'train', not '{stage}'")
+        raise ConfigError(f"configs/probe.py has no '{stage}'{nearest(stage, ['train'])}")
     return ConfigDict(
         {
             "task": "probe",

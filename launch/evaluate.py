@@ -5,14 +5,14 @@
 Test people of the procedural portraits (their seeds are disjoint from the training's) are animated from a neutral
 portrait, once by their own motion ("same identity") and once by another test person's ("cross identity"); the truth
 is the portrait's person rendered with the driver's performance. Each metric stands beside two baselines, the still
-portrait and the untrained system, and beside the truth itself, which shows the probe's own error. Writes
-metrics.json, table.md and comparison.png into OUTPUT.
+portrait and the untrained system (with the trained autoencoder), and beside the truth itself, which shows the probe's
+own error. Writes metrics.json, table.md and comparison.png into OUTPUT.
 """
 
 from __future__ import annotations
 
 import functools
-from pathlib import Path
+import json
 from typing import Any
 
 import jax
@@ -20,7 +20,6 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
-from rich.progress import track
 
 from data.cases import average_person, evaluation_cases
 from launch import cli
@@ -32,7 +31,10 @@ from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.metrics import report
 from portrait_jax.metrics.detector import DEFAULT_WEIGHTS, Detector
 from portrait_jax.metrics.suite import BASELINES, Case, Method, Table, evaluate
-from portrait_jax.systems.loading import load_system_params
+from portrait_jax.progress import Bars
+from portrait_jax.systems.loading import EMBEDDED, load_system_params
+from portrait_jax.training.loop import run_once
+from portrait_jax.training.params import identify
 from portrait_jax.typing import Params
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and stage: configs/NAME.py:STAGE.")
@@ -43,8 +45,8 @@ OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics.json, table.md 
 IDENTITIES = flags.DEFINE_integer("identities", 6, "People per kind of driving.", lower_bound=1)
 FRAMES = flags.DEFINE_integer("frames", 48, "Frames per clip.", lower_bound=8)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampling noise and of the performances.", lower_bound=0)
-SAMPLING_STEPS = flags.DEFINE_integer("sampling_steps", None, "Solver steps; default the config's.", lower_bound=1)
-GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale; default the config's.")
+STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default the config's.", lower_bound=1, upper_bound=1000)
+GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale; default the config's.", lower_bound=0)
 PROBE = flags.DEFINE_string("probe", str(DEFAULT_WEIGHTS), "The judging probe: a file or a training's workdir.")
 
 SHEET_FRAMES = 6
@@ -55,11 +57,17 @@ def main() -> None:
     for flag in (CONFIG, OUTPUT):
         if flag.value is None:
             raise ConfigError(f"--{flag.name} is missing; see --help")
-    config, output = CONFIG.value, Path(OUTPUT.value)
+    config, output = CONFIG.value, cli.output_folder("output", OUTPUT.value)
     detector = Detector.load(PROBE.value)
-    system = systems.build(config)
+    system = systems.build_system(config)
     trained = load_system_params(system, CHECKPOINT.value)
-    fresh = system.init(jax.random.key(SEED.value), config.stage)
+    settings = {
+        "config": json.loads(config.to_json_best_effort()),
+        "checkpoint": identify(CHECKPOINT.value or EMBEDDED[system.name]),
+        "probe": identify(PROBE.value),
+        **{flag.name: flag.value for flag in (IDENTITIES, FRAMES, SEED, STEPS, GUIDANCE)},
+    }
+    fresh = run_once(functools.partial(system.init, stage=config.stage), jax.random.key(SEED.value))
     methods = {
         "trained": animator(system, trained),
         # Its autoencoder is the trained one: without it there would be no picture to judge.
@@ -69,17 +77,16 @@ def main() -> None:
     settled = functools.partial(evaluation_cases, IDENTITIES.value, FRAMES.value, system.image_size, SEED.value)
     groups = {"same identity": settled(cross=False), "cross identity": settled(cross=True)}
     table, sheet = run(methods, groups, detector)
-    settings = {flag.name: flag.value for flag in (CHECKPOINT, IDENTITIES, FRAMES, SEED, SAMPLING_STEPS, GUIDANCE)}
-    report.write(table, output, {**settings, "size": system.image_size})
+    report.write(table, output, settings)
     write_image(output / "comparison.png", sheet)
     title = f"{system.name}: {IDENTITIES.value} unseen people, {FRAMES.value} frames each"
     Console().print(report.terminal(table, title))
-    print(f"written to {output}: metrics.json, table.md, comparison.png")
+    print(f"written to {OUTPUT.value}: metrics.json, table.md, comparison.png")
 
 
 def animator(system: Any, params: Params) -> Method:
     """The system with these parameters as a method of the suite; compiled once for all cases."""
-    compiled = Animator(system, params, SAMPLING_STEPS.value, GUIDANCE.value)
+    compiled = Animator(system, params, STEPS.value, GUIDANCE.value)
 
     def animate(case: Case) -> np.ndarray:
         landmarks = case.reference_landmarks, case.driving_landmarks
@@ -97,10 +104,11 @@ def run(methods: dict[str, Method], groups: dict[str, list[Case]], detector: Det
             rows.append([video[i] for i in np.linspace(0, len(video) - 1, SHEET_FRAMES).astype(int)])
             labels.append(f"{group}: {method}")
 
-    shown = {group: track(of_group, description=group, transient=True) for group, of_group in groups.items()}
-    table = evaluate(methods, shown, detector, average_person=average_person(), done=keep)
+    with Bars("people") as bars:
+        shown = {group: bars.track(cases, group, len(cases)) for group, cases in groups.items()}
+        table = evaluate(methods, shown, detector, average_person=average_person(), done=keep)
     return table, contact_sheet(rows, labels)
 
 
 if __name__ == "__main__":
-    cli.run(main, __doc__)
+    cli.run(main, __doc__, interrupted="nothing was written")

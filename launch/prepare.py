@@ -1,9 +1,11 @@
 """Prepares a data set of clips: procedural portraits, or a folder of talking-head videos.
 
     python -m launch.prepare --config configs/prepare.py:synthetic --output DIR
+    python -m launch.prepare --config configs/prepare.py:poses --output DIR
     python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output DIR
 
-Interrupted, the same command goes on where it was. What was skipped and why stands in DIR/report.json, what the
+:poses draws the people of :synthetic at four frames a second, so that the frames of a clip lie far apart; for training on
+single frames. Interrupted, the same command goes on where it was. What was skipped and why stands in DIR/report.json, what the
 data set holds in DIR/statistics.json (docs/data.md).
 """
 
@@ -22,7 +24,7 @@ from launch import cli
 from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.settings import from_mapping
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/prepare.py:synthetic or :video")
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/prepare.py:synthetic, :poses or :video")
 _INPUT = flags.DEFINE_string("input", None, "folder of videos (only :video)")
 _FACE_LANDMARKER = flags.DEFINE_string("face_landmarker", None, "MediaPipe's face_landmarker.task (only :video)")
 _OUTPUT = flags.DEFINE_string("output", None, "folder for the data set")
@@ -31,7 +33,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "folder for the data set")
 def main() -> None:
     """Reads the flags, prepares, prints what came out."""
     if _CONFIG.value is None or not _OUTPUT.value:
-        raise ConfigError("give --config configs/prepare.py:synthetic (or :video) and --output DIR")
+        raise ConfigError("give --config configs/prepare.py:synthetic (or :poses, :video) and --output DIR")
     if _FACE_LANDMARKER.value:
         os.environ["PORTRAIT_FACE_LANDMARKER"] = _FACE_LANDMARKER.value  # Worker processes inherit it.
     config = dict(_CONFIG.value.to_dict())
@@ -45,7 +47,7 @@ def main() -> None:
 def prepare_synthetic(config: Mapping[str, Any], folder: str | None, output: str, processes: int) -> dict[str, Any]:
     """Procedural portraits."""
     if folder:
-        raise ConfigError("--input is for :video; procedural portraits need none")
+        raise ConfigError("--input is for configs/prepare.py:video; procedural portraits need none")
     from data.prepare_synthetic import SyntheticConfig, prepare_synthetic
 
     return prepare_synthetic(from_mapping(SyntheticConfig, config), output, processes=processes)
@@ -78,4 +80,4 @@ def summary(statistics: Mapping[str, Any], output: Path) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, __doc__)
+    cli.run(main, __doc__, interrupted="the same command goes on where it was")

@@ -10,12 +10,15 @@ to one safetensors file. More: docs/training.md.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from data.pipeline import make_loader
 from launch import cli
@@ -23,7 +26,6 @@ from launch.writers import ImageFiles, TensorBoard
 from portrait_jax import systems
 from portrait_jax.errors import ConfigError
 from portrait_jax.sharding import make_mesh
-from portrait_jax.training.checkpoints import latest_step
 from portrait_jax.training.loop import train
 from portrait_jax.training.params import DTYPES, export
 from portrait_jax.training.task import LoopOptions
@@ -50,8 +52,14 @@ def main() -> None:
         raise ConfigError("--config is missing, e.g. --config configs/follow_your_emoji.py:demo_stage1")
     if STEPS.value:
         config.train.steps = STEPS.value
-    folder = Path(WORKDIR.value).absolute()
-    run = folder / config.stage
+    folder = cli.output_folder("workdir", WORKDIR.value)
+    with ending_at_once():
+        run(config, folder)
+
+
+def run(config: ConfigDict, folder: Path) -> None:
+    """Trains the config's stage in a directory of its own in `folder`."""
+    workdir = cli.output_folder("workdir", folder / config.stage)
     task = systems.build(config)
     stage = task.stages[config.stage]
     options = LoopOptions.from_config(config.train)
@@ -62,6 +70,7 @@ def main() -> None:
         frames=stage.frames,
         seed=options.seed,
         split="train",
+        needs=getattr(task, "batch_keys", ()),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -70,17 +79,30 @@ def main() -> None:
             task,
             config.stage,
             loader,
-            run,
+            workdir,
             options=options,
             config=json.loads(config.to_json_best_effort()),
             mesh=mesh,
-            writers=[TensorBoard(run / "events", latest_step(run) or 0), ImageFiles(run / "samples")],
+            writers=lambda start: [TensorBoard(workdir / "events", start), ImageFiles(workdir / "samples")],
             root=folder,
         )
     finally:
         loader.close()
-    print(f"trained {task.name}:{config.stage} to step {stage.steps}; the run is in {run}")
+    print(f"trained {task.name}:{config.stage} to step {stage.steps}; the run is in {workdir}")
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Lets Ctrl-C end the program even inside a compilation, where Python would wait minutes for its end.
+
+    While a run starts nothing is written, so nothing is left; `train` takes over once there is something to save.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 if __name__ == "__main__":
-    cli.run(main, __doc__)
+    cli.run(main, __doc__, interrupted="the same command goes on from the newest checkpoint")

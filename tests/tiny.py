@@ -82,7 +82,7 @@ def make_batch(clips: int = 2, frames: int = 3, seed: int = 0) -> dict[str, Arra
         "reference": picture(clips),
         "control": picture(clips, frames),
         "expression_mask": mask(),
-        "face_mask": mask(),
+        "oval_mask": mask(),
     }
     return jax.tree.map(jnp.asarray, batch)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +140,7 @@ class ProbeTask:
     name: str = "probe"
     identity_weight: float = 0.03
     heat_weight: float = 0.05
+    batch_keys: ClassVar[tuple[str, ...]] = ("image", "landmarks", "attributes")
 
     @classmethod
     def from_config(cls, config: Any) -> ProbeTask:

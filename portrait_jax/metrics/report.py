@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table as RichTable
 
+from portrait_jax.media.files import atomic_output
 from portrait_jax.metrics.suite import METRICS, Metric, Table
 
 ARROWS = {"low": "↓", "high": "↑", "one": "→ 1"}
@@ -52,8 +54,12 @@ def terminal(table: Table, title: str | None = None) -> RichTable:
     return drawn
 
 
-def write(table: Table, folder: Path, settings: dict[str, object]) -> None:
-    """Writes `metrics.json` (settings and numbers, NaN as null) and `table.md` into `folder`, each in one move."""
+def write(table: Table, folder: Path, settings: Mapping[str, Any]) -> None:
+    """Writes `metrics.json` (settings and numbers, NaN as null) and `table.md` into `folder`, each whole or not at all.
+
+    Args:
+        settings: JSON-able; everything that the numbers depend on.
+    """
     numbers = {
         group: {
             method: {name: value if np.isfinite(value) else None for name, value in scores.items()}
@@ -61,11 +67,9 @@ def write(table: Table, folder: Path, settings: dict[str, object]) -> None:
         }
         for group, methods in table.items()
     }
-    folder.mkdir(parents=True, exist_ok=True)
     for name, text in {
         "metrics.json": json.dumps({"settings": settings, "metrics": numbers}, indent=2) + "\n",
         "table.md": markdown(table),
     }.items():
-        temporary = folder / f".{name}.part"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / name)
+        with atomic_output(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")

@@ -44,29 +44,22 @@ def split_state(state: TrainState) -> tuple[PyTree, PyTree]:
 
 
 class Checkpoints:
-    """Saves and restores the state of one run.
+    """Saves the state of one run; `restore` reads it.
 
     Args:
-        workdir: the run's directory.
+        workdir: the run's directory; it is made.
         keep: the newest checkpoints that stay on disk.
     """
 
     def __init__(self, workdir: Path, keep: int = 2) -> None:
         self.workdir = Path(workdir)
-        try:
-            self._manager = manager(self.workdir, keep, create=True)
-        except OSError as error:
-            raise CheckpointError(f"cannot write checkpoints to {workdir}: {error}") from error
+        self._manager = manager(self.workdir, keep, create=True)
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._manager.close()
-
-    def latest_step(self) -> int | None:
-        """The newest complete checkpoint's step, or None."""
-        return self._manager.latest_step()
 
     def save(self, state: TrainState, meta: Meta) -> None:
         """Starts saving at `state.step`; returns once the state is copied, so that its buffers may be donated.
@@ -75,7 +68,7 @@ class Checkpoints:
         already is left as it is.
         """
         step = int(state.step)
-        if step == self.latest_step():
+        if step == self._manager.latest_step():
             return
         params, optimizer = split_state(state)
         items = ocp.args.Composite(
@@ -96,37 +89,33 @@ class Checkpoints:
         """Blocks until everything is on disk."""
         self._manager.wait_until_finished()
 
-    def restore(self, template: TrainState) -> tuple[TrainState, Meta]:
-        """Reads the newest checkpoint into `template`'s structure, shapes, dtypes and shardings.
 
-        Args:
-            template: a train state of arrays or of `ShapeDtypeStruct`s with shardings; the mesh may be another.
+def restore(workdir: Path, template: TrainState) -> tuple[TrainState, Meta]:
+    """Reads the newest checkpoint into `template`'s structure, shapes, dtypes and shardings.
 
-        Raises:
-            CheckpointError: if there is none, if it is damaged, or if it holds other parameters.
-            ShapeError: if a parameter has another shape.
-        """
-        step = self.latest_step()
-        if step is None:
-            raise CheckpointError(f"{self.workdir} holds no complete checkpoint; train it first")
-        shapes = jax.tree.map(abstract, template)
-        params, optimizer = split_state(shapes)
-        compare(self._stored(step), params, f"checkpoint {step} of {self.workdir}")
+    Args:
+        template: a train state of arrays or of `ShapeDtypeStruct`s with shardings; the mesh may be another.
+
+    Raises:
+        CheckpointError: if there is none, if it is damaged, or if it holds other parameters.
+        ShapeError: if a parameter has another shape.
+    """
+    params, optimizer = split_state(jax.tree.map(abstract, template))
+    with reader(workdir) as opened:
+        step = complete_step(opened, workdir)
+        compare(stored_shapes(opened, step, workdir), params, f"checkpoint {step} of {workdir}")
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(params),
             optimizer=ocp.args.StandardRestore(optimizer),
             meta=ocp.args.JsonRestore(),
         )
-        found = restore_items(self._manager, step, items, self.workdir)
-        state = template.replace(
-            **{name: found["params"][name] for name in ("trainable", "frozen")},
-            **found["optimizer"],
-            ema=None if template.ema is None else found["params"]["ema"],
-        )
-        return state, found["meta"]
-
-    def _stored(self, step: int) -> PyTree:
-        return stored_shapes(self._manager, step, self.workdir)
+        found = restore_items(opened, step, items, workdir)
+    state = template.replace(
+        **{name: found["params"][name] for name in ("trainable", "frozen")},
+        **found["optimizer"],
+        ema=None if template.ema is None else found["params"]["ema"],
+    )
+    return state, found["meta"]
 
 
 def read_params(workdir: Path) -> tuple[dict[str, PyTree], Meta, int]:
@@ -138,18 +127,29 @@ def read_params(workdir: Path) -> tuple[dict[str, PyTree], Meta, int]:
     Raises:
         CheckpointError: if there is none, or it is damaged.
     """
-    if not (Path(workdir) / FOLDER).is_dir():
-        raise CheckpointError(f"{workdir} holds no checkpoints; give a training's workdir or a .safetensors file")
-    with manager(workdir) as opened:
-        step = opened.latest_step()
-        if step is None:
-            raise CheckpointError(f"{workdir} holds no complete checkpoint; let its training reach one")
+    with reader(workdir) as opened:
+        step = complete_step(opened, workdir)
         here = SingleDeviceSharding(jax.local_devices()[0])
         stored = stored_shapes(opened, step, workdir)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored)
         items = ocp.args.Composite(params=ocp.args.StandardRestore(shapes), meta=ocp.args.JsonRestore())
         found = restore_items(opened, step, items, workdir)
     return found["params"], found["meta"], step
+
+
+def reader(workdir: Path) -> ocp.CheckpointManager:
+    """A manager that writes nothing; raises CheckpointError for a folder that is no workdir."""
+    if not (Path(workdir) / FOLDER).is_dir():
+        raise CheckpointError(f"{workdir} holds no checkpoints; give a training's workdir or a .safetensors file")
+    return manager(workdir)
+
+
+def complete_step(opened: ocp.CheckpointManager, workdir: Path) -> int:
+    """The newest complete checkpoint's step; raises CheckpointError if there is none."""
+    step = opened.latest_step()
+    if step is None:
+        raise CheckpointError(f"{workdir} holds no complete checkpoint; let its training reach one")
+    return step
 
 
 def restore_items(
@@ -182,6 +182,9 @@ def abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
+_ADVICE = "give the config that it was trained with, or another checkpoint"
+
+
 def compare(stored: PyTree, expected: PyTree, where: str) -> None:
     """Checks that two trees have the same leaves with the same shapes.
 
@@ -194,9 +197,9 @@ def compare(stored: PyTree, expected: PyTree, where: str) -> None:
     if missing or unknown:
         parts = [f"{len(missing)} missing ({listed(missing)})"] if missing else []
         parts += [f"{len(unknown)} unknown ({listed(unknown)})"] if unknown else []
-        raise CheckpointError(f"{where} holds other parameters than the model: {'; '.join(parts)}")
+        raise CheckpointError(f"{where} holds other parameters than the model: {'; '.join(parts)}; {_ADVICE}")
     if wrong := [f"{name}: stored {have[name]}, model {want[name]}" for name in want if have[name] != want[name]]:
-        raise ShapeError(f"{where} holds other shapes than the model: {listed(wrong)}")
+        raise ShapeError(f"{where} holds other shapes than the model: {listed(wrong)}; {_ADVICE}")
 
 
 def leaf_shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:

@@ -7,9 +7,10 @@ before the loader gives the next batch; the compiled step is the same.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
@@ -19,16 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from portrait_jax.errors import ConfigError, PortraitError, nearest
+from portrait_jax.errors import ConfigError, InputFileError, PortraitError, nearest
+from portrait_jax.progress import Bars
 from portrait_jax.sharding.mesh import check_batch_size, make_mesh, shard_batch
 from portrait_jax.sharding.rules import shardings
-from portrait_jax.training.checkpoints import Checkpoints, Meta
+from portrait_jax.training.checkpoints import Checkpoints, Meta, latest_step, restore
 from portrait_jax.training.journal import METRICS_FILE, Journal, JsonLines, Writer
 from portrait_jax.training.optimizers import make_optimizer
-from portrait_jax.training.params import initialise
-from portrait_jax.training.progress import TrainProgress
+from portrait_jax.training.params import overlay, read_sources
 from portrait_jax.training.state import TrainState, create_state, partition
-from portrait_jax.training.step import make_train_step
+from portrait_jax.training.step import Batch, TrainStep, make_train_step
 from portrait_jax.training.task import LoopOptions, Stage, Task
 from portrait_jax.typing import Params, PRNGKeyArray, PyTree
 
@@ -58,14 +59,14 @@ def train(
     options: LoopOptions | None = None,
     config: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
-    writers: Sequence[Writer] = (),
+    writers: Callable[[int], Sequence[Writer]] = lambda start: (),
     root: str | Path | None = None,
     quiet: bool = False,
 ) -> TrainState:
     """Trains one stage to its last step, going on where an earlier run of the same workdir was saved.
 
     What a run starts from, in this order: its own newest checkpoint in `workdir`; else `task.init`, overridden by the
-    stage's `init_from`.
+    stage's `init_from`. Nothing is written before the step is compiled, and until then signals act as everywhere.
 
     Args:
         task: gives parameters and loss.
@@ -75,7 +76,8 @@ def train(
         options: seed and intervals; default `LoopOptions()`.
         config: JSON-able; saved with every checkpoint and exported with the parameters.
         mesh: default all devices on the data axis.
-        writers: get the same numbers as `metrics.jsonl`, and the task's sample images; they are closed at the end.
+        writers: called with the steps done before this run, on the first host only; what it returns gets the same
+            numbers as `metrics.jsonl`, and the task's sample images, and is closed at the end.
         root: what `{workdir}` in `init_from` stands for; default the parent of `workdir`.
         quiet: no progress display.
 
@@ -84,7 +86,8 @@ def train(
 
     Raises:
         ConfigError: for an unknown stage, patterns that match nothing, or a batch that does not fit the mesh.
-        CheckpointError: for a damaged checkpoint or one with other parameters.
+        CheckpointError: for a damaged checkpoint, one with other parameters, or an `init_from` that is not there.
+        InputFileError: if the workdir cannot be written.
         PortraitError: if the loss stays infinite or not a number.
         KeyboardInterrupt: after SIGINT or SIGTERM, once the state is saved.
     """
@@ -94,31 +97,25 @@ def train(
         raise ConfigError(f"{task.name} has no stage '{stage_name}'{nearest(stage_name, list(task.stages))}")
     stage = task.stages[stage_name]
     mesh = make_mesh() if mesh is None else mesh
-    optimizer = make_optimizer(stage)
     check_batch_size(stage.batch_size, stage.optimizer.accumulate, mesh)
-    first_host = jax.process_index() == 0
-    meta: Meta = {"data": loader.get_state(), "config": dict(config or {}), "stage": stage_name}
+    title = f"{task.name}:{stage_name}"
+    progress = Bars("steps", quiet=quiet or jax.process_index() > 0)
 
-    with jax.set_mesh(mesh), Checkpoints(workdir, options.keep) as checkpoints, stop_signal() as stop:
-        resume = checkpoints.latest_step() is not None
-        state = initial_state(task, stage_name, options.seed, mesh, root, load=not resume)
-        if resume:
-            state, meta = checkpoints.restore(state)
-            loader.set_state(meta["data"])
-            meta["config"] = dict(config or {})
-        placed = jax.tree.map(lambda leaf: leaf.sharding, state)
-        train_step = make_train_step(task, stage_name, optimizer, mesh, placed)
+    with jax.set_mesh(mesh):
+        progress.note(f"{title}: starting")
+        state = starting_state(task, stage_name, loader, workdir, options.seed, mesh, root)
         start = int(state.step)
-        own = [JsonLines(workdir / METRICS_FILE, start)] if first_host else []
-        journal = Journal([*own, *writers] if first_host else [], options.log_every)
-        title = f"{task.name}:{stage_name}"
-        quiet = quiet or not first_host
-        with contextlib.closing(journal), TrainProgress(title, start, stage.steps, quiet=quiet) as progress:
-            if start:
-                progress.note(f"resuming {workdir} at step {start}")
-            report = Report(journal, progress, stage.steps)
+        if start >= stage.steps:
+            progress.note(f"{workdir} is at step {start} already; nothing to do")
+            return state
+        if start:
+            progress.note(f"going on in {workdir} at step {start}")
+        batch = shard_batch(next(loader), mesh)
+        train_step = compiled_step(task, stage_name, mesh, state, batch)
+        meta: Meta = {"config": dict(config or {}), "stage": stage_name}
+        with stop_signal() as stop, opened(workdir, options, start, writers) as (checkpoints, journal), progress:
+            report = Report(journal, progress, title, start, stage.steps)
             for step in range(start + 1, stage.steps + 1):
-                batch = shard_batch(next(loader), mesh)
                 state, metrics = train_step(state, batch)
                 report.read_previous(step, metrics)
                 stopping = stop.asked or checkpoints.preempted(step)
@@ -129,49 +126,110 @@ def train(
                     draw(task, state, batch, stage_name, step, journal)
                 if stopping:
                     checkpoints.wait()
-                    progress.note(f"stopped at step {step}; the same command goes on from there")
-                    raise KeyboardInterrupt
-        checkpoints.wait()
+                    raise KeyboardInterrupt(f"step {step} is saved; the same command goes on from there")
+                if step < stage.steps:
+                    batch = shard_batch(next(loader), mesh)
+            checkpoints.wait()
     return state
 
 
-def initial_state(
-    task: Task, stage_name: str, seed: int, mesh: Mesh, root: str | Path, *, load: bool = True
+def starting_state(
+    task: Task, stage_name: str, loader: Loader, workdir: Path, seed: int, mesh: Mesh, root: str | Path
 ) -> TrainState:
+    """What `train` says a run starts from; the loader is set to it. Writes nothing."""
+    if latest_step(workdir) is None:
+        return initial_state(task, stage_name, seed, mesh, root)
+    state, meta = restore(workdir, state_shapes(task, stage_name, mesh))
+    loader.set_state(meta["data"])
+    return state
+
+
+def initial_state(task: Task, stage_name: str, seed: int, mesh: Mesh, root: str | Path) -> TrainState:
     """The state before the first step, sharded by the rules from the start (no device ever holds a whole large leaf).
 
-    Args:
-        load: read the stage's `init_from`; a run that is about to be restored needs not.
+    What can be wrong with the stage's patterns and sources shows before anything is computed.
     """
     stage: Stage = task.stages[stage_name]
     init_key, run_key = jax.random.split(jax.random.key(seed))
+    create = functools.partial(create_state, stage=stage, optimizer=make_optimizer(stage), rng=run_key)
+    init, shapes = init_shapes(task, stage_name)
+    found = read_sources(shapes, stage.init_from, stage.allow_missing, root=root)
+    params = overlay(run_once(init, init_key, shardings(shapes, mesh)), found)
+    placed = shardings(jax.eval_shape(create, params), mesh)
+    return jax.jit(create, out_shardings=placed, donate_argnums=0)(params)
+
+
+def run_once(init: Callable[[PRNGKeyArray], Params], key: PRNGKeyArray, placed: PyTree = None) -> Params:
+    """`init(key)` as one program that is compiled quickly; operation by operation it would be hundreds of programs.
+
+    Args:
+        placed: shardings of the result; None leaves it on one device.
+    """
+    options = COMPILE_ONCE if jax.default_backend() == "cpu" else None
+    return jax.jit(init, out_shardings=placed, compiler_options=options)(key)
+
+
+def state_shapes(task: Task, stage_name: str, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state, with nothing computed: what a checkpoint is restored into."""
+    stage: Stage = task.stages[stage_name]
+    create = functools.partial(create_state, stage=stage, optimizer=make_optimizer(stage), rng=jax.random.key(0))
+    state = jax.eval_shape(create, init_shapes(task, stage_name)[1])
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        state,
+        shardings(state, mesh),
+    )
+
+
+def init_shapes(task: Task, stage_name: str) -> tuple[Callable[[PRNGKeyArray], Params], Params]:
+    """The stage's `init` as one function, so that jax traces it once for its shapes and its program; and the shapes.
+
+    Raises:
+        ConfigError: for patterns of trainable leaves that match nothing.
+    """
 
     def init(key: PRNGKeyArray) -> Params:
         return task.init(key, stage_name)
 
-    # One function, so that jax traces it once for its shapes and its program.
-    shapes = jax.eval_shape(init, init_key)
-    partition(shapes, stage.trainable)  # complains about patterns before anything is computed
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    options = COMPILE_ONCE if on_cpu else None
-    params = jax.jit(init, out_shardings=shardings(shapes, mesh), compiler_options=options)(init_key)
-    if load:
-        params = initialise(params, stage.init_from, stage.allow_missing, root=root)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    partition(shapes, task.stages[stage_name].trainable)
+    return init, shapes
 
-    def create(params: Params) -> TrainState:
-        return create_state(params, stage, make_optimizer(stage), run_key)
 
-    placed = shardings(jax.eval_shape(create, params), mesh)
-    return jax.jit(create, out_shardings=placed, donate_argnums=0)(params)
+def compiled_step(task: Task, stage_name: str, mesh: Mesh, state: TrainState, batch: Batch) -> TrainStep:
+    """The step's program for this state and such batches: what is wrong with them shows before anything is written."""
+    placed = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = make_train_step(task, stage_name, make_optimizer(task.stages[stage_name]), mesh, placed)
+    return step.lower(state, batch).compile()
+
+
+@contextlib.contextmanager
+def opened(
+    workdir: Path, options: LoopOptions, start: int, writers: Callable[[int], Sequence[Writer]]
+) -> Iterator[tuple[Checkpoints, Journal]]:
+    """Everything that a run writes to, made and closed together; numbers and pictures on the first host only.
+
+    Raises:
+        InputFileError: if the workdir cannot be written.
+    """
+    first_host = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        try:
+            checkpoints = stack.enter_context(Checkpoints(workdir, options.keep))
+            own = [JsonLines(workdir / METRICS_FILE, start), *writers(start)] if first_host else []
+        except OSError as error:
+            raise InputFileError(f"cannot write the run to {workdir}: {error}; choose another workdir") from error
+        yield checkpoints, stack.enter_context(contextlib.closing(Journal(own, options.log_every)))
 
 
 class Report:
     """Reads metrics one step late: step N is dispatched before the numbers of N−1 are waited for."""
 
-    def __init__(self, journal: Journal, progress: TrainProgress, total: int) -> None:
-        self._journal, self._progress, self._total = journal, progress, total
+    def __init__(self, journal: Journal, progress: Bars, title: str, start: int, total: int) -> None:
+        self._journal, self._progress, self._title, self._total = journal, progress, title, total
         self._pending: tuple[int, PyTree] | None = None
         self._broken = 0
+        progress.report(title, start, total)
 
     def read_previous(self, step: int, metrics: PyTree) -> None:
         """Keeps this step's metrics and records those of the step before."""
@@ -190,7 +248,7 @@ class Report:
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._journal.record(step, values, last=step == self._total)
-        self._progress.update(step, values)
+        self._progress.report(self._title, step, self._total, f"loss {values['loss']:.4f}")
         self._broken = 0 if math.isfinite(values["loss"]) else self._broken + 1
         if self._broken >= NOT_FINITE_LIMIT:
             raise PortraitError(

@@ -5,6 +5,7 @@ The file is safetensors with names `subnet/path/to/leaf`; its header holds the c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
+from portrait_jax.media.files import atomic_output, digest
 from portrait_jax.training import checkpoints
 from portrait_jax.training.state import flatten, matches, merge, unflatten
-from portrait_jax.typing import Params
+from portrait_jax.typing import Params, PyTree
 
 ASSETS = Path(__file__).parent.parent / "assets"
 """Files that come with the package."""
@@ -36,7 +38,7 @@ Info = dict[str, Any]
 
 
 def save_params(path: Path, params: Params, info: Info, dtype: str = "float32") -> None:
-    """Writes parameters to one safetensors file, under a temporary name first.
+    """Writes parameters to one safetensors file, which appears only when it is whole.
 
     Args:
         path: the file; its folder is made.
@@ -47,6 +49,7 @@ def save_params(path: Path, params: Params, info: Info, dtype: str = "float32") 
     Raises:
         ConfigError: for an unknown dtype.
         CheckpointError: if float16 cannot hold a value, or the file cannot be written.
+        InputFileError: if its folder cannot be made.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype '{dtype}' is not known{nearest(dtype, list(DTYPES))}")
@@ -58,16 +61,12 @@ def save_params(path: Path, params: Params, info: Info, dtype: str = "float32") 
         raise CheckpointError(f"{len(broken)} leaves are not finite in {dtype}: {listed(broken)}")
     # One header entry: safetensors shuffles several, and equal parameters should give equal files.
     header = {HEADER: json.dumps({**info, "format": FORMAT}, sort_keys=True)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata=header)
-        temporary.chmod(0o644)  # safetensors makes private files
-        os.replace(temporary, path)
+        with atomic_output(path) as partial:
+            save_file(tensors, partial, metadata=header)
+            partial.chmod(0o644)  # safetensors makes private files
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def cast(array: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
@@ -123,6 +122,28 @@ def read_file(path: Path) -> tuple[dict[str, Params], Info]:
     return unflatten(leaves), info
 
 
+def identify(path: str | os.PathLike) -> dict[str, Any]:
+    """What `load_params` reads from `path`, for a record: `{"path", "sha256"}`, and the `step` of a workdir's run.
+
+    A run's hash is that of its newest checkpoint's parameter files, names included.
+
+    Raises:
+        CheckpointError: if there is nothing to read.
+    """
+    path = Path(path)
+    if path.is_dir() and not (path / FILE).is_file():
+        run = resolve(path)
+        step = checkpoints.latest_step(run)
+        folder = run / checkpoints.FOLDER / str(step) / "params"
+        files = {file.relative_to(folder).as_posix(): digest(file) for file in folder.rglob("*") if file.is_file()}
+        total = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+        return {"path": str(run), "step": step, "sha256": total}
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"there is no checkpoint {file}; give a training's workdir or a .safetensors file")
+    return {"path": str(file), "sha256": digest(file)}
+
+
 def resolve(path: Path) -> Path:
     """The run that a directory stands for: itself, or its sub-directory (a stage) that was saved last.
 
@@ -159,35 +180,55 @@ def export(
 
 def initialise(
     params: Params, sources: Mapping[str, str], allow_missing: Sequence[str] = (), *, root: str | os.PathLike = "."
+) -> Params:
+    """Replaces fresh parameters by those of earlier stages: `read_sources`, then `overlay`; see both."""
+    return overlay(params, read_sources(params, sources, allow_missing, root=root))
+
+
+def read_sources(
+    expected: PyTree, sources: Mapping[str, str], allow_missing: Sequence[str] = (), *, root: str | os.PathLike = "."
 ) -> dict[str, Params]:
-    """Replaces fresh parameters by those of earlier stages.
+    """What a stage starts from, read and checked before any fresh parameter is computed.
 
     Args:
-        params: what `task.init` gave.
+        expected: arrays or shapes by sub-network, what `task.init` gives.
         sources: sub-network → file or workdir; `*` stands for each sub-network that both have and no entry names.
         allow_missing: patterns of leaves that a source may lack.
         root: what `{workdir}` in a source stands for; see `locate`.
+
+    Returns:
+        by sub-network, the leaves that replace fresh ones.
 
     Raises:
         ConfigError: for a sub-network that the model does not have.
         CheckpointError: for missing or unknown leaves (at most ten of each are listed), or an unreadable source.
         ShapeError: for other shapes.
     """
-    result = dict(params)
+    result: dict[str, Params] = {}
     loaded: dict[str, dict[str, Params]] = {}
     for subnet, source in sorted(sources.items(), key=lambda item: item[0] != "*"):
+        if subnet != "*" and subnet not in expected:
+            raise ConfigError(f"init_from names the sub-network '{subnet}'{nearest(subnet, list(expected))}")
         source = locate(source, Path(root))
         if source not in loaded:
-            loaded[source] = load_params(source)[0]
+            loaded[source] = load_source(subnet, source)
         found = loaded[source]
-        if subnet != "*" and subnet not in params:
-            raise ConfigError(f"init_from names the sub-network '{subnet}'{nearest(subnet, list(params))}")
         if subnet != "*" and subnet not in found:
             raise CheckpointError(f"{source} has no sub-network '{subnet}'{nearest(subnet, list(found))}")
-        chosen = sorted(found.keys() & params.keys() - sources.keys()) if subnet == "*" else [subnet]
+        chosen = sorted(found.keys() & expected.keys() - sources.keys()) if subnet == "*" else [subnet]
         for name in chosen:
-            result[name] = overlay({name: params[name]}, {name: found[name]}, allow_missing, source)[name]
+            check_leaves({name: found[name]}, {name: expected[name]}, allow_missing, source)
+            result[name] = found[name]
     return result
+
+
+def load_source(subnet: str, source: str) -> dict[str, Params]:
+    """Reads one source of `init_from`; what is wrong with it is said together with the entry that named it."""
+    try:
+        return load_params(source)[0]
+    except CheckpointError as error:
+        hint = "" if Path(source).exists() else ", or train the stage before first"
+        raise CheckpointError(f"train.init_from, entry '{subnet}': {error}{hint}") from error
 
 
 def locate(source: str, root: Path) -> str:
@@ -201,16 +242,19 @@ def locate(source: str, root: Path) -> str:
     return next((place for place in places if Path(place).exists()), places[0])
 
 
-def overlay(fresh: Params, found: Params, allow_missing: Sequence[str], source: str) -> Params:
-    """`found`, completed by the leaves of `fresh` that may be missing, with `fresh`'s dtypes and placement."""
-    want, have = flatten(fresh), flatten(found)
-    optional = {name for name in want.keys() - have.keys() if matches(name, allow_missing)}
-    expected = unflatten({name: leaf for name, leaf in want.items() if name not in optional})
-    checkpoints.compare(found, expected, source)
+def check_leaves(found: Params, expected: PyTree, allow_missing: Sequence[str], source: str) -> None:
+    """Compares leaves and shapes, but for leaves that may be missing; raises as `checkpoints.compare`."""
+    want, have = flatten(expected), flatten(found)
+    absent = want.keys() - have.keys()
+    needed = {name: leaf for name, leaf in want.items() if name not in absent or not matches(name, allow_missing)}
+    checkpoints.compare(found, unflatten(needed), source)
+
+
+def overlay(fresh: Params, found: Params) -> Params:
+    """`fresh` with the leaves that `found` has, in `fresh`'s dtypes and placement."""
+    have = {name: leaf for name, leaf in flatten(found).items() if leaf is not traverse_util.empty_node}
     placed = {
-        name: leaf if name in optional else jax.device_put(have[name].astype(leaf.dtype), leaf.sharding)
-        for name, leaf in want.items()
-        if leaf is not traverse_util.empty_node
+        name: jax.device_put(have[name].astype(leaf.dtype), leaf.sharding) if name in have else leaf
+        for name, leaf in flatten(fresh).items()
     }
-    empty = {name: leaf for name, leaf in want.items() if leaf is traverse_util.empty_node}
-    return unflatten({**empty, **placed})
+    return unflatten(placed)

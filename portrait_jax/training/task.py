@@ -51,7 +51,7 @@ class Stage:
     """Subnet → source: a `.safetensors` file or the workdir of an earlier stage, read over `init`'s values.
 
     The subnet `*` stands for every subnet that model and source share; an entry by name wins over it. `{workdir}` in a
-    source is the directory given to `launch.train`, or the one around it.
+    source is the directory given to `launch.train`, or the one around it; `{assets}` is the package's own files.
     """
     allow_missing: tuple[str, ...] = ()
     """Patterns (as in `trainable`) of leaves that a source may lack: they keep `init`'s values."""
@@ -113,7 +113,8 @@ class Task(Protocol):
     """What `training.loop.train` trains: a system, an autoencoder, a landmark probe.
 
     A task may also have `samples(params, batch, rng, stage) -> {name: uint8 "h w 3"}` (`SamplingTask`), called every
-    `sample_every` steps with the moving average of the parameters; it draws progress for people.
+    `sample_every` steps with the moving average of the parameters; it draws progress for people. And it may have
+    `batch_keys`, the names of the arrays that `loss` reads of a batch, so that other data is refused before the run starts.
     """
 
     @property

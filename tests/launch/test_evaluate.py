@@ -1,5 +1,8 @@
 """The evaluation's cases and its entry point."""
 
+import hashlib
+import json
+import os
 import subprocess
 import sys
 
@@ -8,8 +11,11 @@ import pytest
 
 from data import synthetic
 from data.cases import average_person, evaluation_cases
-from portrait_jax.metrics.detector import Detector
-from portrait_jax.metrics.suite import BASELINES, evaluate
+from portrait_jax.media.image import read_image
+from portrait_jax.metrics.detector import DEFAULT_WEIGHTS, Detector
+from portrait_jax.metrics.suite import BASELINES, METRICS, evaluate
+from portrait_jax.training.params import save_params
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +67,63 @@ def test_people_differ_from_the_average_in_many_directions():
             ["--config=configs/follow_your_emoji.py:demo", "--output=x", "--probe=nowhere.safetensors"],
             "nowhere.safetensors",
         ),
+        (
+            ["--config=configs/follow_your_emoji.py:demo", "--output=setup.py", "--checkpoint=nowhere.safetensors"],
+            "setup.py is a file; give a folder",
+        ),
     ],
 )
 def test_wrong_use_is_a_message_with_status_2(root, arguments, message):
     command = [sys.executable, "-m", "launch.evaluate", *arguments]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, root):
+    """The folder of a run on the small system and one person, and what was printed."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    save_params(folder / "tiny.safetensors", tiny.make_params(tiny.make_system()), {"config": {}})
+    arguments = {"config": root / "tests" / "tiny.py", "checkpoint": "tiny.safetensors", "output": "out/report"}
+    arguments |= {"identities": 1, "frames": 8, "steps": 1, "guidance": 1, "seed": 3}
+    command = [sys.executable, "-m", "launch.evaluate", *(f"--{name}={value}" for name, value in arguments.items())]
+    # Compiling is nearly all that takes time here; what comes out need not be quick.
+    environment = {**os.environ, "PYTHONPATH": str(root), "COLUMNS": "140"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_the_report_holds_every_metric_of_every_method(evaluated):
+    folder, done = evaluated
+    assert sorted(path.name for path in (folder / "out/report").iterdir()) == [
+        "comparison.png", "metrics.json", "table.md",
+    ]  # fmt: skip
+    found = json.loads((folder / "out/report/metrics.json").read_text())["metrics"]
+    assert found.keys() == {"same identity", "cross identity"}
+    for methods in found.values():
+        assert methods.keys() == {"trained", "untrained", "truth", "still reference"}
+        assert all(scores.keys() == METRICS.keys() for scores in methods.values())
+        assert methods["truth"]["l1"] == 0 < methods["still reference"]["l1"]
+        assert methods["trained"]["l1"] != methods["untrained"]["l1"]
+    table = (folder / "out/report/table.md").read_text()
+    assert table.startswith("| driving | metric | trained | untrained | truth | still reference |")
+    assert "1 unseen people, 8 frames each" in done.stdout and "landmark error" in done.stdout
+    assert "same identity: 1 people" in done.stderr and "cross identity: done" in done.stderr
+
+
+def test_the_report_says_what_it_was_made_with(evaluated):
+    folder, _ = evaluated
+    settings = json.loads((folder / "out/report/metrics.json").read_text())["settings"]
+    weights = hashlib.sha256((folder / "tiny.safetensors").read_bytes()).hexdigest()
+    assert settings["checkpoint"] == {"path": "tiny.safetensors", "sha256": weights}
+    assert settings["probe"]["sha256"] == hashlib.sha256(DEFAULT_WEIGHTS.read_bytes()).hexdigest()
+    assert settings["config"]["model"]["image_size"] == tiny.SIZE
+    asked = {name: settings[name] for name in ("identities", "frames", "seed", "steps", "guidance")}
+    assert asked == {"identities": 1, "frames": 8, "seed": 3, "steps": 1, "guidance": 1.0}
+
+
+def test_the_comparison_shows_each_method_of_each_group(evaluated):
+    sheet = read_image(evaluated[0] / "out/report/comparison.png")
+    assert sheet.shape[0] >= 8 * tiny.SIZE and sheet.shape[1] >= 6 * tiny.SIZE and sheet.std() > 10

@@ -1,15 +1,14 @@
-"""`python -m launch.train` as a user meets it, and what every entry point does with mistakes."""
+"""`python -m launch.train` as a user meets it, and what it does with mistakes and signals."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from launch import cli
-from portrait_jax.errors import NoFaceError
 from portrait_jax.training.params import load_params
 
 TINY_CONFIG = """
@@ -17,8 +16,8 @@ from ml_collections import ConfigDict
 
 
 def get_config(stage="tiny"):
-    if stage != "tiny":
-        raise ValueError(f"no stage {stage!r}, only 'tiny'")
+    if stage not in ("tiny", "later"):
+        raise ValueError(f"no stage {stage!r}, only 'tiny' and 'later'")
     return ConfigDict({
         "task": "autoencoder", "stage": stage, "compute_dtype": "auto",
         "model": {"image_size": 16, "autoencoder": {
@@ -26,19 +25,28 @@ def get_config(stage="tiny"):
             "patch_size": 2, "mid_attention": False, "scaling_factor": 1.0}},
         "loss": {"edges": 1.0, "kl": 1e-4},
         "train": {"trainable": ("autoencoder/.*",), "steps": 3, "batch_size": 4, "lr": 1e-3, "ema_decay": 0.9,
-                  "checkpoint_every": 2, "log_every": 1, "sample_every": 3},
+                  "schedule": "constant", "accumulate": 1, "checkpoint_every": 2, "log_every": 1, "sample_every": 3,
+                  "init_from": {"*": "{workdir}/tiny"} if stage == "later" else {}},
         "data": {"kind": "images", "path": "", "size": 32, "clip_frames": 2},
         "mesh": {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1},
     })
 """
 
 MISTAKES = {
+    "--config={folder}/tiny.py:later": "entry '*': there is no checkpoint {folder}/runs/tiny; give a training's workdir or a "
+    ".safetensors file, or train the stage before first",
+    "--workdir={folder}/tiny.py": "--workdir {folder}/tiny.py: {folder}/tiny.py is a file; give a folder",
+    "--workdir=": "--workdir is missing",
     "--config.train.stepz=3": "the config has no key 'stepz'; did you mean 'steps'?",
     "--config.trian.steps=3": "the config has no key 'trian'; did you mean 'train'?",
     "--config.train.steps=many": "--config.train.steps=many",
     "--workdri=x": "Did you mean --workdir?",
     "--config.mesh.data=999": "needs 999 devices",
     "--config.train.trainable=('denoiser/.*',)": "matches no parameter",
+    "--config.train.schedule=cosin": "did you mean 'cosine'",
+    "--config.train.accumulate=3": "multiple of 3",
+    "--config.data.path=nowhere": "nowhere holds no finished data set",
+    "--config.data.kind=clips": "images",
     "stray": "unexpected argument 'stray'",
 }
 
@@ -61,7 +69,7 @@ def tiny(tmp_path):
 
 
 def call(root, *command):
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run([sys.executable, *command], cwd=root, env=environment, capture_output=True, text=True)
 
 
@@ -80,40 +88,39 @@ def test_training_resumes_and_exports_from_the_command_line(root, tiny, tmp_path
     assert [line["step"] for line in lines] == [1, 2, 3]
 
 
-def test_each_mistake_has_its_message_and_status_2(root, tiny, tmp_path):
-    done = call(root, "-c", PROGRAM.format(arguments=list(MISTAKES), config=str(tiny), workdir=str(tmp_path / "runs")))
+def test_each_mistake_has_its_message_and_status_2_and_leaves_nothing(root, tiny, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    mistakes = {
+        argument.replace("{folder}", str(tmp_path)): message.replace("{folder}", str(tmp_path))
+        for argument, message in MISTAKES.items()
+    }
+    done = call(root, "-c", PROGRAM.format(arguments=list(mistakes), config=str(tiny), workdir=str(tmp_path / "runs")))
     answers = done.stderr.split("status 2")
-    assert len(answers) == len(MISTAKES) + 1, done.stderr
-    for argument, answer in zip(MISTAKES, answers, strict=False):
-        assert "error: " in answer and MISTAKES[argument] in answer, (argument, answer)
+    assert len(answers) == len(mistakes) + 1, done.stderr
+    for (argument, message), answer in zip(mistakes.items(), answers, strict=False):
+        assert "error: " in answer and message in answer, (argument, answer)
     assert "Traceback" not in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_errors_and_interrupts_become_statuses(capsys):
-    def mistake():
-        raise NoFaceError("no face in a.png")
-
-    def interrupt(arguments):
-        assert arguments == ["program"]
-        raise KeyboardInterrupt
-
-    def bug():
-        raise ZeroDivisionError
-
-    assert cli.status(mistake, ["program"]) == 2
-    assert capsys.readouterr().err == "error: no face in a.png\n"
-    assert cli.status(interrupt, ["program"]) == 130
-    assert cli.status(lambda: None, ["program"]) == 0
-    with pytest.raises(ZeroDivisionError):
-        cli.status(bug, ["program"])
+INTERRUPTED = """
+import os, signal, sys, time
+from launch import cli, train
 
 
-def test_help_prints_the_docstring_and_no_traceback(capsys):
-    assert cli.status(call, ["program", "--help"], "Does a thing.") == 0
-    assert capsys.readouterr().out.startswith("Does a thing.\n")
+def starting(*_, **__):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
 
 
-def test_a_config_that_fails_shows_its_last_line_only():
-    message = "flag --config=x.py:no: Error whilst parsing config file:\n\nTraceback (most recent call last):\n  …\n"
-    tidied = cli.tidy(message + "ValueError: no stage 'no', only 'tiny'\n")
-    assert tidied == "flag --config=x.py:no: ValueError: no stage 'no', only 'tiny'"
+train.make_loader = starting
+sys.argv = ["train", "--config", {config!r}, "--workdir", {workdir!r}]
+cli.run(train.main)
+"""
+
+
+def test_ctrl_c_while_a_run_starts_ends_it_even_where_python_could_not_and_leaves_nothing(root, tiny, tmp_path):
+    done = call(root, "-c", INTERRUPTED.format(config=str(tiny), workdir=str(tmp_path / "runs")))
+    # By the signal itself: a handler in Python would wait for the end of a compilation.
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert not (tmp_path / "runs").exists()

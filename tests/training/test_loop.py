@@ -1,6 +1,6 @@
 """Whole runs of a toy task: resuming, killing, watching."""
 
-import json
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 
-from portrait_jax.errors import ConfigError, PortraitError
+from portrait_jax.errors import ConfigError, InputFileError, PortraitError
 from portrait_jax.sharding.mesh import make_mesh
-from portrait_jax.training.journal import JsonLines, read_lines
+from portrait_jax.training import loop
+from portrait_jax.training.journal import read_lines
 from portrait_jax.training.loop import stop_signal, train
 from portrait_jax.training.state import flatten
 from portrait_jax.training.task import LoopOptions, Stage
@@ -87,7 +88,7 @@ def test_sigterm_saves_and_the_run_goes_on_exactly(tmp_path):
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().__next__()
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="step 6 is saved; the same command goes on from there"):
         run(tmp_path / "parts", loader=Terminated())
     assert (tmp_path / "parts" / "checkpoints" / "6").is_dir()
     run(tmp_path / "parts")
@@ -100,6 +101,54 @@ def test_a_second_signal_acts_at_once():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.asked
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_until_a_run_has_started_signals_act_at_once_and_nothing_is_written(tmp_path):
+    reached = []
+
+    class Slow(ToyTask):
+        def init(self, rng, stage):
+            reached.append(signal.getsignal(signal.SIGTERM))
+            os.kill(os.getpid(), signal.SIGINT)
+            reached.append("the end")
+
+    # Parallel test workers ignore the interrupt of a terminal; a program of its own does not.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(Slow(), "only", ToyLoader(), tmp_path / "run", quiet=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert reached == [signal.SIG_DFL], "SIGTERM ends the process even inside a compilation"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_that_cannot_be_compiled_leaves_nothing(tmp_path):
+    class Other(ToyLoader):
+        def __next__(self):
+            return {"x": super().__next__()["x"][:, :3]}
+
+    with pytest.raises(TypeError):
+        train(ToyTask(), "only", Other(), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_that_is_a_file_is_an_input_error(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(InputFileError, match="cannot write the run to .*choose another workdir"):
+        run(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize("host", [0, 1])
+def test_only_the_first_host_makes_writers(tmp_path, monkeypatch, host):
+    started = []
+    monkeypatch.setattr(loop, "Checkpoints", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(jax, "process_index", lambda: host)
+    with loop.opened(tmp_path, LoopOptions(), 4, lambda start: started.append(start) or []):
+        pass
+    assert started == ([4] if host == 0 else [])
+    assert (tmp_path / "metrics.jsonl").exists() == (host == 0)
 
 
 def test_a_run_resumes_on_another_mesh(tmp_path):
@@ -146,7 +195,7 @@ def test_samples_and_scalars_reach_the_writers(tmp_path):
             self.closed = True
 
     recorder, options = Recorder(), LoopOptions(log_every=4, sample_every=5)
-    train(ToyTask(), "only", ToyLoader(), tmp_path, options=options, writers=[recorder], quiet=True)
+    train(ToyTask(), "only", ToyLoader(), tmp_path, options=options, writers=lambda start: [recorder], quiet=True)
     assert [step for step, _ in recorder.numbers] == [4, 8, 12]
     assert recorder.pictures == [(step, (4, 8, 3)) for step in (5, 10, 12)]
     assert recorder.closed
@@ -187,15 +236,3 @@ def test_settings_are_sorted_and_a_mistyped_one_names_the_nearest():
     assert stage.init_from == {"a": "x"} and LoopOptions.from_config(section).seed == 7
     with pytest.raises(ConfigError, match="'weight_decai'; did you mean 'weight_decay'"):
         Stage.from_config({**section, "weight_decai": 0.1})
-
-
-def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n{"step": 3, "lo')
-    journal = JsonLines(path, start=1)
-    journal.scalars(2, {"loss": float("nan")})
-    journal.close()
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"step": 1, "loss": 0.5},
-        {"step": 2, "loss": "nan"},
-    ]
