@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from data import schema
 from data.parts import PARTS, SOURCES, load_part, write_json
-from data.records import Record, digest
+from data.records import Record, digest, unpack_mask
 from portrait_jax.errors import ConfigError, InputFileError, listed
 
 NAME = "portrait_clips"
@@ -123,6 +123,7 @@ def measure(parts: Parts, names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 def _measure_split(paths: Sequence[Path]) -> dict[str, Any]:
     total, sizes, rates, lengths, identities = hashlib.sha256(), Counter(), Counter(), [], set()
     video_bytes = with_audio = 0
+    face_share = 0.0
     for path in paths:
         record = load_part(path)
         total.update(digest(record).encode())
@@ -132,10 +133,12 @@ def _measure_split(paths: Sequence[Path]) -> dict[str, Any]:
         identities.add(record["identity"])
         video_bytes += len(record["video"])
         with_audio += bool(record["audio"].size)
+        face_share += float(unpack_mask(record).mean())
     return {
         "clips": len(paths), "identities": len(identities), "frames": sum(lengths), "with_audio": with_audio,
         "sizes": dict(sizes), "fps": dict(rates), "video_bytes": video_bytes, "hash": total.hexdigest(),
         "clip_frames": {"min": min(lengths), "max": max(lengths), "mean": float(np.mean(lengths))},
+        "face_share": face_share / len(paths),
     }  # fmt: skip
 
 

@@ -4,34 +4,34 @@ Below the output folder DIR:
 
     DIR/prepare.json            the settings; another run with other settings is refused
     DIR/parts/SPLIT/CLIP.npz    one record each, removed once the shards stand
-    DIR/sources/SOURCE.json     written after a source's last part: its clips, or why it was skipped
+    DIR/sources/SOURCE.json     written after a source's last part: its clips, and what was skipped and why
+    DIR/sources/SOURCE.started  lies there while a source is worked on (`data.workers`)
     DIR/report.json             what was used and what was skipped, and why
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
-import multiprocessing
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.records import Record, normalise
 from data.schema import BYTES, FIELDS
+from data.workers import run, started
 from portrait_jax.errors import ConfigError, InputFileError, PortraitError
 from portrait_jax.media.files import atomic_output
+from portrait_jax.progress import Bars
 
 SETTINGS, REPORT, PARTS, SOURCES = "prepare.json", "report.json", "parts", "sources"
 
 
 class Source(NamedTuple):
-    """One unit of work: `make(item)` yields its records; `source_id` is a file name, `name` what the report says."""
+    """One unit of work: `make(source)` yields its records; `source_id` is a file name, `name` what the report says."""
 
     source_id: str
     name: str
@@ -39,7 +39,20 @@ class Source(NamedTuple):
     item: Any
 
 
-Make = Callable[[Source], Iterable[Record]]
+class Skipped(NamedTuple):
+    """What `make` yields, between records, for a part of a source that it could not use.
+
+    `error` is a kind, `reason` a sentence for the report; seconds from the source's start, None where it all is meant, or
+    the end is not known.
+    """
+
+    error: str
+    reason: str
+    from_s: float | None = None
+    to_s: float | None = None
+
+
+Make = Callable[[Source], Iterable[Record | Skipped]]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -94,9 +107,10 @@ def claim(output: Path, settings: Mapping[str, Any]) -> None:
 
 
 def prepare_sources(output: Path, sources: Sequence[Source], make: Make, *, processes: int = 1) -> None:
-    """Runs `make` for every source that has no done-note yet, with a progress bar, and writes the report.
+    """Runs `make` for every source that has no done-note yet, shows how far it is, and writes the report.
 
-    A source whose `make` raises a PortraitError is skipped and named in the report; any other exception is a bug.
+    A source whose `make` raises a PortraitError, or that kills the process, is skipped and named in the report; any other
+    exception is a bug.
 
     Args:
         make: picklable when `processes` > 1.
@@ -106,41 +120,49 @@ def prepare_sources(output: Path, sources: Sequence[Source], make: Make, *, proc
     for leftover in output.glob(f"{PARTS}/*/.*.partial.npz"):
         leftover.unlink()
     todo = [source for source in sources if not (output / SOURCES / f"{source.source_id}.json").exists()]
-    with _progress("preparing", len(sources), len(sources) - len(todo)) as advance:
-        for _ in _run(output, todo, make, processes):
-            advance()
+    work, note, blame = partial(prepare_one, output, make=make), partial(_started, output), partial(_blame, output)
+    done = run(todo, work, note, blame, processes)
+    with Bars("sources") as bars:
+        for _ in bars.track(done, "preparing", len(sources), len(sources) - len(todo)):
+            pass
     write_report(output, sources)
 
 
 def prepare_one(output: Path, source: Source, make: Make) -> None:
     """One source: its parts, then its done-note."""
-    note: dict[str, Any] = {"source": source.name, "split": source.split, "clips": []}
-    try:
-        for record in make(source):
-            save_part(output / PARTS / source.split / f"{record['clip_id']}.npz", record)
-            note["clips"].append(record["clip_id"])
-    except PortraitError as error:
-        for clip in note["clips"]:
-            (output / PARTS / source.split / f"{clip}.npz").unlink(missing_ok=True)
-        note |= {"clips": [], "skipped": type(error).__name__, "reason": str(error)}
+    clips: list[str] = []
+    skipped: list[Skipped] = []
+    with started(_started(output, source)):
+        try:
+            for made in make(source):
+                if isinstance(made, Skipped):
+                    skipped.append(made)
+                else:
+                    save_part(output / PARTS / source.split / f"{made['clip_id']}.npz", made)
+                    clips.append(made["clip_id"])
+        except PortraitError as error:
+            for clip in clips:
+                (output / PARTS / source.split / f"{clip}.npz").unlink(missing_ok=True)
+            clips, skipped = [], [Skipped(type(error).__name__, str(error))]
+        _write_note(output, source, clips, skipped)
+
+
+def _write_note(output: Path, source: Source, clips: Sequence[str], skipped: Sequence[Skipped]) -> None:
+    entries = [{name: value for name, value in item._asdict().items() if value is not None} for item in skipped]
+    note = {"source": source.name, "split": source.split, "clips": list(clips), "skipped": entries}
     write_json(output / SOURCES / f"{source.source_id}.json", note)
 
 
-def _run(output: Path, todo: Sequence[Source], make: Make, processes: int) -> Iterator[None]:
-    if processes <= 1 or len(todo) < 2:
-        for source in todo:
-            yield prepare_one(output, source, make)
-        return
-    # Fresh interpreters: forking after threads have started (BLAS, OpenCV) can deadlock.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(processes, len(todo)), context) as pool:
-        futures = [pool.submit(prepare_one, output, source, make) for source in todo]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _blame(output: Path, source: Source) -> None:
+    reason = (
+        f"{source.name} killed the process that read it, twice: it is damaged so that the decoder crashes, or needs more "
+        "memory than there is; re-encode it, or cut it into shorter files"
+    )
+    _write_note(output, source, [], [Skipped("ProcessDied", reason)])
+
+
+def _started(output: Path, source: Source) -> Path:
+    return output / SOURCES / f"{source.source_id}.started"
 
 
 def notes(output: Path, sources: Sequence[Source]) -> list[dict[str, Any]]:
@@ -158,21 +180,9 @@ def collect(output: Path, sources: Sequence[Source]) -> dict[str, list[Path]]:
 
 
 def write_report(output: Path, sources: Sequence[Source]) -> dict[str, Any]:
-    """Writes and returns `report.json`: counts, and every skipped source with its reason."""
+    """Writes and returns `report.json`: counts, and every skipped source, or stretch of one, with its reason."""
     found = notes(output, sources)
-    skipped = [
-        {"source": note["source"], "error": note["skipped"], "reason": note["reason"]}
-        for note in found
-        if "skipped" in note
-    ]
+    skipped = [{"source": note["source"], **item} for note in found for item in note["skipped"]]
     report = {"sources": len(found), "clips": sum(len(note["clips"]) for note in found), "skipped": skipped}
     write_json(output / REPORT, report)
     return report
-
-
-@contextmanager
-def _progress(label: str, total: int, done: int) -> Iterator[Callable[[], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task(label, total=total, completed=done)
-        yield lambda: progress.advance(task)

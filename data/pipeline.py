@@ -7,19 +7,20 @@ share it; process i of n gets the i-th block of rows. So the iterator's state is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
 
 import cv2
 import grain
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from data import augment
 from data.views import RecordSource, Source, SyntheticSource, View
-from portrait_jax.errors import CheckpointError, ConfigError, nearest
+from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
 from portrait_jax.face.drawing import STYLES, draw_landmarks
-from portrait_jax.face.masks import expression_mask, face_mask
+from portrait_jax.face.masks import expression_mask, oval_cells
 from portrait_jax.settings import from_mapping
 
 Batch = dict[str, np.ndarray]
@@ -57,8 +58,8 @@ class DataConfig:
     clip_frames: int = 24
 
     def __post_init__(self) -> None:
-        if self.kind not in EXAMPLES:
-            raise ConfigError(f"data.kind '{self.kind}' does not exist{nearest(self.kind, list(EXAMPLES))}")
+        if self.kind not in KINDS:
+            raise ConfigError(f"data.kind '{self.kind}' does not exist{nearest(self.kind, list(KINDS))}")
         if self.kind == "synthetic" and self.path:
             raise ConfigError("data.kind 'synthetic' renders on demand; use kind 'clips' for the folder data.path")
         if self.drawing not in STYLES:
@@ -70,14 +71,21 @@ class DataConfig:
         if self.audio and self.frame_stride != (1, 1):
             raise ConfigError("data.audio needs data.frame_stride (1, 1): sound cannot skip frames")
 
+    def stream(self) -> dict[str, Any]:
+        """What decides the batches, but for where the clips lie: JSON-able, for the loader's state."""
+        elsewhere = ("path", "identities", "clip_frames")  # `Source.identification` says it.
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in elsewhere}
+        return {f"data.{name}": list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
 
 def make_loader(
-    data_config: Mapping[str, Any] | DataConfig,
+    data_config: Mapping[str, Any] | ConfigDict | DataConfig,
     *,
     global_batch: int,
     frames: int = 1,
     seed: int = 0,
     split: str = "train",
+    needs: Collection[str] = (),
     process_index: int | None = None,
     process_count: int | None = None,
     threads: int = 2,
@@ -90,6 +98,7 @@ def make_loader(
         frames: f of an example.
         seed: decides order, frames and augmentation.
         split: "train" or "test".
+        needs: arrays that the batches must have.
         process_index, process_count: default to JAX's.
         threads: how many batches are made at a time; it changes the speed only. 0 makes them in the calling thread.
 
@@ -97,6 +106,7 @@ def make_loader(
         ConfigError: a setting does not exist or does not fit. InputFileError: no finished data set at `path`.
     """
     config = data_config if isinstance(data_config, DataConfig) else from_mapping(DataConfig, dict(data_config))
+    check_kind(config, needs)
     index = jax.process_index() if process_index is None else process_index
     count = jax.process_count() if process_count is None else process_count
     if global_batch % count:
@@ -109,7 +119,17 @@ def make_loader(
     rows = grain.MapDataset.source(source).seed(seed).shuffle().repeat(EPOCHS).random_map(make)
     batches = rows.batch(global_batch // count)[index::count]
     stream = {"seed": seed, "global_batch": global_batch, "frames": frames, "split": split}
-    return Loader(batches, threads, {**source.identification, **stream})
+    return Loader(batches, threads, {**source.identification, **stream, **config.stream()})
+
+
+def check_kind(config: DataConfig, needs: Collection[str]) -> None:
+    """Raises ConfigError, naming the kinds that fit, if the batches of `config` would lack something in `needs`."""
+    given = {*KINDS[config.kind].gives, *(("audio",) if config.audio else ())}
+    if missing := set(needs) - given:
+        fitting = [f"'{name}'" for name, kind in KINDS.items() if set(needs) <= {*kind.gives, "audio"}]
+        sound = " with data.audio" if "audio" in missing else ""
+        advice = f"use data.kind {' or '.join(fitting)}{sound}" if fitting else "no data.kind gives it all"
+        raise ConfigError(f"data.kind '{config.kind}' gives {listed(given)}, but {listed(missing)} is needed; {advice}")
 
 
 def open_source(config: DataConfig, split: str) -> Source:
@@ -146,11 +166,12 @@ class Loader:
         """Goes on where `get_state` was called, whatever the number of threads and processes is now.
 
         Raises:
-            CheckpointError: the state belongs to other data, or to another seed, batch size or number of frames.
+            CheckpointError: the state belongs to other data, or to another seed, batch size, number of frames or
+                setting of `DataConfig`.
         """
         stored = dict(state["stream"])
         for name, value in self._identification.items():
-            if stored.get(name) != value:
+            if stored.get(name, value) != value:  # Older checkpoints name fewer settings.
                 raise CheckpointError(
                     f"the checkpoint was made with {name} {stored.get(name)}, this run has {value}; give the same, or "
                     "start in a new --workdir"
@@ -184,14 +205,14 @@ class Example:
 
     def __call__(self, item: Any, rng: np.random.Generator) -> Batch:
         cv2.setNumThreads(1)  # Batches run side by side already.
-        return EXAMPLES[self.config.kind](self.source.view(item, rng), rng, self.config, self.frames)
+        return KINDS[self.config.kind].make(self.source.view(item, rng), rng, self.config, self.frames)
 
 
 def clip_example(view: View, rng: np.random.Generator, config: DataConfig, frames: int) -> Batch:
     """A window of frames with its landmarks, drawing and masks, and a reference from elsewhere in the clip."""
     chosen = choose_window(rng, view.num_frames, frames, config.frame_stride)
     reference = choose_reference(rng, view.num_frames, chosen)
-    images, landmarks = _seen(view, [*chosen, reference], rng, config)
+    images, landmarks = _seen(view, [*chosen.tolist(), reference], rng, config)
     size, cell = config.size, config.latent_factor
     batch = {
         "frames": images[:-1],
@@ -200,7 +221,7 @@ def clip_example(view: View, rng: np.random.Generator, config: DataConfig, frame
         "reference_landmarks": landmarks[-1],
         "control": np.stack([draw_landmarks(points, size, size, config.drawing) for points in landmarks[:-1]]),
         "expression_mask": np.stack([expression_mask(points, size, size, cell) for points in landmarks[:-1]]),
-        "face_mask": np.stack([face_mask(points, size, size, cell) for points in landmarks[:-1]]),
+        "oval_mask": np.stack([oval_cells(points, size, size, cell) for points in landmarks[:-1]]),
     }
     if config.audio:
         batch["audio"] = view.audio(int(chosen[0]), frames)
@@ -218,9 +239,23 @@ def probe_example(view: View, rng: np.random.Generator, config: DataConfig, fram
     return {"image": images[0], "landmarks": landmarks[0], "attributes": np.asarray(view.attributes, np.float32)}
 
 
-EXAMPLES: Mapping[str, Callable[[View, np.random.Generator, DataConfig, int], Batch]] = {
-    "clips": clip_example, "synthetic": clip_example, "images": image_example, "probe": probe_example,
-}  # fmt: skip
+class Kind(NamedTuple):
+    """One kind of example: how it is made, and the arrays that it always has."""
+
+    make: Callable[[View, np.random.Generator, DataConfig, int], Batch]
+    gives: tuple[str, ...]
+
+
+_CLIPS = Kind(
+    clip_example,
+    ("frames", "reference", "landmarks", "reference_landmarks", "control", "expression_mask", "oval_mask"),
+)
+KINDS: Mapping[str, Kind] = {
+    "clips": _CLIPS,
+    "synthetic": _CLIPS,
+    "images": Kind(image_example, ("image",)),
+    "probe": Kind(probe_example, ("image", "landmarks", "attributes")),
+}
 
 
 def choose_window(rng: np.random.Generator, length: int, frames: int, stride: tuple[int, int]) -> np.ndarray:

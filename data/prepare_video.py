@@ -1,6 +1,7 @@
-"""Real talking-head videos as a data set: one face per video, found, cropped, measured and cut into clips.
+"""Real talking-head videos as a data set: one face at a time, found, cropped, measured and cut into clips.
 
-Each video is read twice, frame by frame, so that memory holds one clip at most: once to find the face, once to crop it.
+Each video is read twice side by side, frame by frame, so that memory holds one clip at most: ahead to find the face,
+behind to crop it.
 """
 
 from __future__ import annotations
@@ -12,22 +13,23 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 
-from data import parts
+from data import parts, runs
 from data.builder import finished, write_shards
 from data.records import CRF, Record, encode_clip
 from data.schema import AUDIO_RATE, FPS, SCHEMA_VERSION
-from portrait_jax.errors import AudioError, ConfigError, InputFileError, VideoError
+from portrait_jax.errors import AudioError, ConfigError, InputFileError, PortraitError, VideoError
 from portrait_jax.face.crops import clip_crop, face_box
-from portrait_jax.face.detector import DetectedVideo, FaceDetector
+from portrait_jax.face.detector import FaceDetector
 from portrait_jax.face.masks import oval_mask
 from portrait_jax.face.measures import head_pose
-from portrait_jax.media.audio import read_audio
+from portrait_jax.media.audio import read_blocks
 from portrait_jax.media.video import read_frames
+from portrait_jax.typing import Int16
 
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
@@ -52,9 +54,9 @@ class VideoConfig:
     Attributes:
         size: of the square clips, pixels.
         margin: what the crop adds around the face box, as a part of the face's size.
-        min_frames, max_frames: shorter videos are skipped; longer ones are cut into clips of `max_frames`, and a rest
-            shorter than `min_frames` is left out. At 25 fps.
-        max_gap: so many frames without a face are bridged; more skips the video.
+        min_frames, max_frames: runs of frames with one face are cut into clips of `max_frames`; a rest shorter than
+            `min_frames` is skipped. At 25 fps.
+        max_gap: so many frames without a face are bridged; more end the run, as does any frame with several faces.
         test_fraction: part of the videos, by a hash of the name, that goes to the test split.
     """
 
@@ -73,16 +75,11 @@ class VideoConfig:
             raise ConfigError("prepare: min_frames must be at least 1 and at most max_frames")
 
 
-class Detector(Protocol):
-    """What is asked of a face detector; `portrait_jax.face.detector.FaceDetector` is one."""
-
-    def detect_video(self, frames: Any, source: object = ..., max_gap: int = ...) -> DetectedVideo: ...
-
-
 def prepare_video(config: VideoConfig, folder: str | Path, output: str | Path, *, processes: int = 1) -> dict[str, Any]:
     """Turns every video below `folder` into clips, or goes on where an interrupted run was; returns the statistics.
 
-    Videos without a face, with several, too short or broken are left out and named in `report.json`.
+    Videos without a face, with several, too short or broken, and such stretches of others, are left out and named in
+    `report.json`.
 
     Raises:
         InputFileError: no such folder, or no video in it. ConfigError: `output` holds something else, or every
@@ -132,43 +129,69 @@ def detector() -> FaceDetector:
     return FaceDetector()
 
 
-def cut(source: parts.Source) -> Iterator[Record]:
-    """One video's clips. Raises PortraitError for a video that cannot be used."""
+def cut(source: parts.Source) -> Iterator[Record | parts.Skipped]:
+    """One video's clips, and what lies between them. Raises PortraitError for a video that cannot be used."""
     cv2.setNumThreads(1)
     config, folder = source.item
-    yield from cut_video(config, str(Path(folder) / source.name), source, detector())
-
-
-def cut_video(config: VideoConfig, video: str, source: parts.Source, detector: Detector) -> Iterator[Record]:
-    """The clips of one video file; see `cut`."""
-    name, origin = source.source_id, source.name
-    seen = detector.detect_video(read_frames(video, FPS), video, config.max_gap)
-    length = len(seen.landmarks_px)
-    if length < config.min_frames:
-        raise VideoError(f"{video} is too short: {length} frames at 25 fps, at least {config.min_frames} are needed")
-    sound = read_sound(video)
-    frames = read_frames(video, FPS)
-    for number, start in enumerate(range(0, length, config.max_frames)):
-        stop = min(start + config.max_frames, length)
-        pictures = islice(frames, stop - start)
-        if stop - start < config.min_frames:
-            return
-        cut_sound = sound[round(start * AUDIO_RATE / FPS) : round(stop * AUDIO_RATE / FPS)]
-        part = DetectedVideo(*(values[start:stop] for values in seen))
-        clip = {"clip_id": f"{name}_{number:04d}", "source": origin, "identity": name, "fps": FPS, "audio": cut_sound}
-        yield encode_clip({**clip, **measure(pictures, part, config)}, crf=config.crf)
-
-
-def read_sound(video: str) -> np.ndarray:
-    """int16 at 16 kHz; empty if the video has no sound."""
+    video = str(Path(folder) / source.name)
     try:
-        sound = read_audio(video, AUDIO_RATE)
+        yield from cut_video(config, video, source, detector())
+    except PortraitError:
+        raise
+    except Exception as error:  # Whatever a file makes a decoder do, the other files are prepared.
+        raise VideoError(f"{video} cannot be used ({type(error).__name__}: {error}); re-encode it") from error
+
+
+def cut_video(
+    config: VideoConfig, video: str, source: parts.Source, detector: runs.Detector
+) -> Iterator[Record | parts.Skipped]:
+    """The clips of one video file; see `cut`."""
+    seen = runs.bridged(runs.detections(read_frames(video, FPS), detector, video), config.max_gap)
+    sound, pictures, position, number = Sound(video), read_frames(video, FPS), 0, 0
+    for piece in runs.clips(seen, config.min_frames, config.max_frames):
+        if isinstance(piece, runs.Skip):
+            yield skipped(piece, video)
+            continue
+        named = {"clip_id": f"{source.source_id}_{number:04d}", "source": source.name, "identity": source.source_id}
+        heard = sound.cut(round(piece.start * AUDIO_RATE / FPS), round(piece.stop * AUDIO_RATE / FPS))
+        shown = islice(pictures, piece.start - position, piece.stop - position)
+        clip = {**named, "fps": FPS, "audio": heard, **measure(shown, piece, config)}
+        yield encode_clip(clip, crf=config.crf)
+        position, number = piece.stop, number + 1
+
+
+def skipped(stretch: runs.Skip, video: str) -> parts.Skipped:
+    """What the report says of a stretch."""
+    first, last = stretch.start / FPS, None if stretch.stop is None else stretch.stop / FPS
+    where = f"from {first:.2f} s" + ("" if last is None else f" to {last:.2f} s")
+    return parts.Skipped(type(stretch.error).__name__, f"{video}, {where}: {stretch.error}", first, last)
+
+
+class Sound:
+    """A video's sound, int16 at 16 kHz, of which memory holds what was cut last."""
+
+    def __init__(self, video: str):
+        self._blocks = read_sound(video)
+        self._kept, self._first = np.zeros(0, np.int16), 0  # Samples, and the number of the first of them.
+
+    def cut(self, start: int, stop: int) -> Int16[np.ndarray, " n"]:
+        """Samples `start` to before `stop`, fewer where the sound ends. Each cut starts behind the one before."""
+        while self._first + len(self._kept) < stop and (block := next(self._blocks, None)) is not None:
+            heard = max(0, min(start - self._first, len(self._kept)))
+            self._kept, self._first = np.concatenate([self._kept[heard:], block]), self._first + heard
+        return self._kept[max(0, start - self._first) : max(0, stop - self._first)]
+
+
+def read_sound(video: str) -> Iterator[Int16[np.ndarray, " n"]]:
+    """Mono at 16 kHz, block by block; nothing if the video has no sound, or none that can be read further."""
+    try:
+        for block in read_blocks(video, AUDIO_RATE, channels=1):
+            yield np.clip(np.rint(block[:, 0] * 32768), -32768, 32767).astype(np.int16)
     except AudioError:
-        return np.zeros(0, np.int16)
-    return np.clip(np.rint(sound * 32768), -32768, 32767).astype(np.int16)
+        return
 
 
-def measure(pictures: Iterator[np.ndarray], seen: DetectedVideo, config: VideoConfig) -> dict[str, np.ndarray]:
+def measure(pictures: Iterator[np.ndarray], seen: runs.Clip, config: VideoConfig) -> dict[str, np.ndarray]:
     """Crops one clip's pictures around the face, and gives everything measured in the crop's pixels."""
     first, size = next(pictures), config.size
     crop = clip_crop(seen.landmarks_px, config.margin, first.shape[:2])

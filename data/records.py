@@ -10,17 +10,15 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation
 
 from data.schema import ARRAY, BYTES, FIELDS, SCALAR, TEXT, check
 from portrait_jax.errors import ShapeError, VideoError
+from portrait_jax.media.h264 import EXACT
 from portrait_jax.media.video import mp4_bytes
 from portrait_jax.typing import Bool, Video
 
 GOP = 12
 CRF = 12
-_EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-"""As `media.video` converts colours: FFmpeg's default darkens by one level."""
 
 Record = dict[str, Any]
 
@@ -78,18 +76,26 @@ def pack_mask(mask: Bool[np.ndarray, "f h w"]) -> bytes:
 
 
 def unpack_mask(record: Mapping[str, Any]) -> Bool[np.ndarray, "f h w"]:
-    """The record's face mask."""
+    """The record's face mask. Raises ShapeError if it is damaged, or does not have the size of the frames."""
     shape = tuple(int(record[name]) for name in ("num_frames", "height", "width"))
-    bits = np.frombuffer(zlib.decompress(record["face_mask"]), np.uint8)
-    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
+    count = int(np.prod(shape))
+    size = -(-count // 8)
+    try:
+        packed = zlib.decompressobj().decompress(record["face_mask"], size + 1)  # One more would show what is too long.
+    except zlib.error as error:
+        raise ShapeError(f"clip {record['clip_id']}: the face mask is damaged ({error}); prepare it again") from error
+    if len(packed) != size:
+        raise ShapeError(f"clip {record['clip_id']}: the face mask does not have the size {shape}; prepare it again")
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=count).reshape(shape).astype(bool)
 
 
-def decode_frames(video: bytes, indices: Sequence[int]) -> Video:
+def decode_frames(video: bytes, indices: Sequence[int], name: str = "a stored clip") -> Video:
     """Frames of an mp4 by index, in the order asked for; only the groups of pictures that hold one are decoded.
 
     Args:
         video: mp4 bytes with one video stream.
         indices: 0-based; may repeat.
+        name: of the clip, for messages.
 
     Raises:
         VideoError: the bytes are no video, or it has no such frame.
@@ -106,13 +112,15 @@ def decode_frames(video: bytes, indices: Sequence[int]) -> Video:
                 here = wanted & {position[packet.pts] for packet in group}
                 for frame in _decode(stream.codec_context, group) if here else ():
                     if position.get(frame.pts) in here:
-                        found[position[frame.pts]] = frame.to_ndarray(format="rgb24", interpolation=_EXACT)
+                        found[position[frame.pts]] = frame.to_ndarray(format="rgb24", interpolation=EXACT)
                         if here <= found.keys():
                             break
     except (av.error.FFmpegError, IndexError) as error:
-        raise VideoError(f"a stored clip of {len(video)} bytes cannot be decoded: {error}") from error
+        raise VideoError(
+            f"{name} ({len(video)} bytes) cannot be decoded ({error}); prepare the data set again"
+        ) from error
     if wanted - found.keys():
-        raise VideoError(f"a stored clip has no frame {min(wanted - found.keys())}")
+        raise VideoError(f"{name} has no frame {min(wanted - found.keys())}; prepare the data set again")
     return np.stack([found[int(index)] for index in indices])
 
 

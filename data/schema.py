@@ -2,6 +2,10 @@
 
 Two forms share the table's names. The *raw* form is arrays (`frames` u8 "f h w 3", `face_mask` bool "f h w"); the
 *record* form, which is stored, has `video` (mp4 bytes) and a packed `face_mask` instead (`data.records` converts).
+
+Training reads the frames, the landmarks, the sound and the attributes, and makes its masks from the landmarks, so that
+they move with an augmented picture and are alike for real and procedural people. `face_mask`, `face_box`, `pose` and
+`expression` are the truth that results and detectors can be measured by.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ FIELDS: Mapping[str, Field] = {
     "height": Field(SCALAR, np.int32, (), "of the frames, pixels"),
     "width": Field(SCALAR, np.int32, (), "of the frames, pixels"),
     "video": Field(BYTES, None, (), "mp4: H.264, yuv420p, a key frame at least every 12 frames, no sound"),
-    "face_mask": Field(BYTES, None, (), "visible face, bool (f, height, width): packed to bits, zlib"),
+    "face_mask": Field(BYTES, None, (), "the face's pixels, bool (f, height, width): packed to bits, zlib"),
     "landmarks": Field(ARRAY, np.float32, ("f", NUM_LANDMARKS, 3), "MediaPipe topology, pixels from the top left"),
     "face_box": Field(ARRAY, np.float32, ("f", 4), "x0, y0, x1, y1 of the face, pixels"),
     "pose": Field(ARRAY, np.float32, ("f", 6), "yaw, pitch, roll in degrees; x, y, scale in image sides"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from portrait_jax.errors import ConfigError
 from portrait_jax.typing import Float, Landmarks, Video
 
 
+@runtime_checkable
 class View(Protocol):
     """One clip at the size of the examples."""
 
@@ -34,6 +35,7 @@ class View(Protocol):
         """The sound of `frames` consecutive frames, 16 kHz in −1..1, silent where the clip has none."""
 
 
+@runtime_checkable
 class Source(Protocol):
     """What Grain reads (`len`, `[i]`) and how an item becomes a view."""
 
@@ -58,13 +60,16 @@ def cut_audio(audio: np.ndarray, start: int, frames: int, fps: float) -> Float[n
 class RecordView:
     """A stored clip, resized if the examples have another size."""
 
-    def __init__(self, record: Mapping[str, Any], size: int):
+    def __init__(self, record: Mapping[str, Any], size: int, origin: str):
+        """`origin` names the data set in messages."""
         self.num_frames, self.fps = int(record["num_frames"]), float(record["fps"])
         self.attributes = record["attributes"]
         self._record, self._size = record, size
+        clip = record["clip_id"]
+        self._name = f"clip {clip.decode() if isinstance(clip, bytes) else clip} in {origin}"
 
     def frames(self, indices: Sequence[int]) -> Video:
-        frames, size = decode_frames(self._record["video"], indices), self._size
+        frames, size = decode_frames(self._record["video"], indices, self._name), self._size
         if frames.shape[1:3] == (size, size):
             return frames
         method = cv2.INTER_AREA if frames.shape[1] > size else cv2.INTER_LINEAR
@@ -83,11 +88,14 @@ class RecordSource:
     def __init__(self, path: str | Path, split: str, size: int):
         """Raises InputFileError or ConfigError as `data.builder.open_split`, ConfigError if frames are not square."""
         statistics = read_statistics(Path(path))
-        self._records, self._size = open_split(Path(path), split), size
+        self._records, self._size, self._origin = open_split(Path(path), split), size, f"{path} ({split})"
         measured = statistics["splits"][split]
         for shape in measured["sizes"]:
             if len(set(shape.split("x"))) != 1:
-                raise ConfigError(f"{path} holds frames of {shape}; the loader takes square ones: prepare again")
+                raise ConfigError(
+                    f"{path} holds frames of {shape} pixels, the loader takes square ones; crop each clip to a square "
+                    "around its face, as launch.prepare does, before it becomes a record, and write the data set again"
+                )
         self.identification = {"data": measured["hash"]}
         self.min_frames = measured["clip_frames"]["min"]
 
@@ -98,7 +106,7 @@ class RecordSource:
         return self._records[index]
 
     def view(self, item: Any, rng: np.random.Generator) -> View:
-        return RecordView(item, self._size)
+        return RecordView(item, self._size, self._origin)
 
 
 class SyntheticView:

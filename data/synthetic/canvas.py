@@ -12,7 +12,8 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-Color = tuple[float, float, float]
+Number = float | int
+Color = tuple[Number, Number, Number]
 SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
 
 
@@ -148,7 +149,7 @@ def ribbon(points: np.ndarray, width: np.ndarray | float) -> np.ndarray:
 
 
 @lru_cache(maxsize=512)
-def taper(samples: int, first: float = 0.1, last: float = 3.05) -> np.ndarray:
+def taper(samples: int, first: Number = 0.1, last: Number = 3.05) -> np.ndarray:
     """Widths of a brush stroke, 0..1: the sine from `first` to `last` (π ends in a point)."""
     return np.sin(np.linspace(first, last, samples))
 

@@ -45,7 +45,12 @@ def loop(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.concatenate([first, second[::-1]])
 
 
-def ellipse(center: np.ndarray, radii: tuple[float, float], turn: float = 0.0, samples: int = 28) -> np.ndarray:
+def ellipse(
+    center: np.ndarray | tuple[float | int, float | int],
+    radii: tuple[float, float],
+    turn: float = 0.0,
+    samples: int = 28,
+) -> np.ndarray:
     """Polygon of an ellipse turned by `turn` radians."""
     c, s = math.cos(turn), math.sin(turn)
     axes = np.array([[radii[0] * c, radii[0] * s], [-radii[1] * s, radii[1] * c]])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 
 from data.synthetic.canvas import Color, lighten, mix, shadow
+
+T = TypeVar("T")
 
 SKIN = (
     (255, 224, 204), (250, 211, 184), (243, 198, 165), (232, 182, 146), (219, 164, 124), (200, 143, 104),
@@ -81,8 +84,8 @@ def _jitter(rng: np.random.Generator, color: Color, hue: float, sat: float, valu
     return tuple(255.0 * c for c in colorsys.hsv_to_rgb(h, s, v))
 
 
-def _pick(rng: np.random.Generator, colors: tuple[Color, ...]) -> Color:
-    return colors[int(rng.integers(len(colors)))]
+def _pick(rng: np.random.Generator, table: tuple[T, ...]) -> T:
+    return table[int(rng.integers(len(table)))]
 
 
 def sample_colors(rng: np.random.Generator, styles: Mapping[str, str], traits: Mapping[str, float]) -> dict[str, Color]:

@@ -66,7 +66,7 @@ def _pose(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
     return np.column_stack([angles, x, y, np.clip(scale, 0.35, 0.60)])
 
 
-def sample_performance(seed: int, frames: int, fps: float = 25, *, speech: bool = True) -> Performance:
+def sample_performance(seed: int, frames: int, fps: float | int = 25, *, speech: bool = True) -> Performance:
     """The performance of a seed: `frames` frames at `fps`; the same at every call.
 
     Without `speech` the sound is silent and the mouth makes slow faces of its own.

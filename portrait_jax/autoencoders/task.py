@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,7 @@ class AutoencoderTask:
     image_size: int
     dtype: Any
     name: str = "autoencoder"
+    batch_keys: ClassVar[tuple[str, ...]] = ("image",)
 
     @classmethod
     def from_config(cls, config: Any) -> AutoencoderTask:

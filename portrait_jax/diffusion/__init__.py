@@ -11,12 +11,11 @@ from portrait_jax.diffusion.schedule import (
     rescale_zero_terminal_snr,
     signal_noise,
     timesteps,
-    velocity,
 )
 from portrait_jax.diffusion.solvers import Solver, make_solver, solver_on
 
 __all__ = [
     "Denoise", "Grid", "Guidance", "PredictionType", "Schedule", "Solver", "add_noise", "classifier_free", "identity",
     "karras_grid", "make_schedule", "make_solver", "nested", "rescale_zero_terminal_snr", "rescaled", "sample",
-    "schedule_grid", "signal_noise", "solver_on", "timesteps", "to_x0_epsilon", "training_target", "velocity",
+    "schedule_grid", "signal_noise", "solver_on", "timesteps", "to_x0_epsilon", "training_target",
 ]  # fmt: skip

@@ -144,11 +144,3 @@ def add_noise(
     """Draws x_t = √ᾱ_t x0 + √(1 − ᾱ_t) noise for unit-variance `noise` and t in [0, T) (arXiv 2006.11239, eq. 4)."""
     alpha, sigma = signal_noise(schedule, timestep, x0.ndim)
     return alpha * x0 + sigma * noise
-
-
-def velocity(
-    schedule: Schedule, x0: Float[Array, "b *shape"], noise: Float[Array, "b *shape"], timestep: Int[Array, " b"]
-) -> Float[Array, "b *shape"]:
-    """The target v = √ᾱ_t noise − √(1 − ᾱ_t) x0 of v-prediction (arXiv 2202.00512, section 4)."""
-    alpha, sigma = signal_noise(schedule, timestep, x0.ndim)
-    return alpha * noise - sigma * x0

@@ -9,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from portrait_jax.encoders.clip import SMALL, Tower, learned_positions
 from portrait_jax.errors import ConfigError, ShapeError
-from portrait_jax.nn.encoder import Encoder, StackConfig
+from portrait_jax.nn.encoder import Encoder, Tokens
 from portrait_jax.nn.norms import LayerNorm
-from portrait_jax.typing import Array, Float, Int
-
-Tokens = Float[Array, "b n d"]
+from portrait_jax.typing import Array, Int
 
 
 @dataclass(frozen=True)
-class CLIPTextConfig:
+class CLIPTextConfig(Tower):
     """Sizes of a text transformer; the defaults are ViT-L/14's, as Stable Diffusion 1.5 has it."""
 
     vocabulary: int = 49408
@@ -30,10 +29,6 @@ class CLIPTextConfig:
     mlp: int = 3072
     activation: str = "quick_gelu"
 
-    @property
-    def stack(self) -> StackConfig:
-        return StackConfig(self.layers, self.heads, self.mlp, self.activation)
-
 
 class TextEmbeddings(nn.Module):
     """Token embedding plus learned position."""
@@ -43,11 +38,11 @@ class TextEmbeddings(nn.Module):
 
     @nn.compact
     def __call__(self, ids: Int[Array, "b n"]) -> Tokens:
-        config, small = self.config, nn.initializers.normal(0.02)
+        config = self.config
         tokens = nn.Embed(
-            config.vocabulary, config.hidden, embedding_init=small, dtype=self.dtype, name="token_embedding"
+            config.vocabulary, config.hidden, embedding_init=SMALL, dtype=self.dtype, name="token_embedding"
         )(ids)
-        places = nn.Embed(config.positions, config.hidden, embedding_init=small, name="position_embedding").embedding
+        places = learned_positions(config.positions, config.hidden)
         return tokens + places[: ids.shape[1]].astype(self.dtype)
 
 

@@ -10,19 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from portrait_jax.encoders.clip import SMALL, Tower, learned_positions
 from portrait_jax.errors import ConfigError, ShapeError
-from portrait_jax.nn.encoder import Encoder, StackConfig
+from portrait_jax.nn.encoder import Encoder, Tokens
 from portrait_jax.nn.norms import LayerNorm
 from portrait_jax.typing import Array, Float
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-Tokens = Float[Array, "b n d"]
-
 
 @dataclass(frozen=True)
-class CLIPVisionConfig:
+class CLIPVisionConfig(Tower):
     """Sizes of a vision transformer; the defaults are ViT-L/14 with OpenAI's projection."""
 
     hidden: int = 1024
@@ -38,10 +37,6 @@ class CLIPVisionConfig:
     def __post_init__(self) -> None:
         if self.image_size % self.patch:
             raise ConfigError(f"image_size {self.image_size} is no multiple of patch {self.patch}; change one of them")
-
-    @property
-    def stack(self) -> StackConfig:
-        return StackConfig(self.layers, self.heads, self.mlp, self.activation)
 
     @property
     def tokens(self) -> int:
@@ -77,17 +72,16 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, pixel_values: Float[Array, "b h w 3"]) -> Tokens:
-        config, small = self.config, nn.initializers.normal(0.02)
+        config = self.config
         step = (config.patch, config.patch)
         patches = nn.Conv(
             config.hidden, step, step, padding="VALID", use_bias=False, dtype=self.dtype, name="patch_embedding"
         )(pixel_values)
         batch = patches.shape[0]
-        first = self.param("class_embedding", small, (config.hidden,)).astype(self.dtype)
+        first = self.param("class_embedding", SMALL, (config.hidden,)).astype(self.dtype)
         first = jnp.broadcast_to(first, (batch, 1, config.hidden))
         x = jnp.concatenate([first, patches.reshape(batch, -1, config.hidden)], axis=1)
-        positions = nn.Embed(config.tokens, config.hidden, embedding_init=small, name="position_embedding").embedding
-        return x + positions.astype(self.dtype)
+        return x + learned_positions(config.tokens, config.hidden).astype(self.dtype)
 
 
 class VisionModel(nn.Module):

@@ -78,10 +78,3 @@ def letterbox(image: Image, height: int, width: int, fill: int = 0) -> UInt8[np.
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
     canvas[top : top + inner_height, left : left + inner_width] = resize(image, inner_height, inner_width)
     return canvas
-
-
-def centre_square(image: Image, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The largest centred square, resized to `size`×`size`."""
-    side = min(image.shape[:2])
-    top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
-    return resize(image[top : top + side, left : left + side], size, size)

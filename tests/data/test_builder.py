@@ -12,6 +12,7 @@ from data import synthetic
 from data.builder import open_split, read_statistics
 from data.pipeline import make_loader
 from data.prepare_synthetic import SyntheticConfig, prepare_synthetic
+from data.records import unpack_mask
 from portrait_jax.errors import ConfigError, InputFileError
 
 
@@ -35,6 +36,8 @@ def test_statistics_count_what_the_shards_hold(portraits, tiny):
     assert train["video_bytes"] == sum(len(stored[i]["video"]) for i in range(5))
     assert train["sizes"] == {"64x64": 5} and train["fps"] == {"25": 5}
     assert train["clip_frames"] == {"min": 14, "max": 14, "mean": 14.0}
+    masks = [unpack_mask(stored[i]).mean() for i in range(5)]
+    assert train["face_share"] == pytest.approx(np.mean(masks)) and 0.05 < np.mean(masks) < 0.6
     assert statistics["expression_names"] == list(synthetic.EXPRESSION_NAMES)
     assert len(statistics["attribute_names"]) == stored[0]["attributes"].shape[0]
 

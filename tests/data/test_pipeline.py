@@ -13,8 +13,11 @@ from ml_collections import ConfigDict
 
 from data import pipeline
 from data.pipeline import choose_reference, choose_window, make_loader
+from portrait_jax.autoencoders.task import AutoencoderTask
 from portrait_jax.errors import CheckpointError, ConfigError
 from portrait_jax.face.drawing import draw_landmarks
+from portrait_jax.metrics.probe import ProbeTask
+from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 
 JITTER = {"color_jitter": 0.2, "crop_jitter": 0.1}
 
@@ -52,10 +55,10 @@ def test_a_batch_of_clips_has_the_documented_arrays(config):
         "reference_landmarks": ((4, 478, 3), "float32"),
         "control": ((4, 3, 64, 64, 3), "uint8"),
         "expression_mask": ((4, 3, 8, 8, 1), "float32"),
-        "face_mask": ((4, 3, 8, 8, 1), "float32"),
+        "oval_mask": ((4, 3, 8, 8, 1), "float32"),
         "audio": ((4, 1920), "float32"),
     }
-    assert 0 < batch["expression_mask"].mean() < batch["face_mask"].mean() < 1
+    assert 0 < batch["expression_mask"].mean() < batch["oval_mask"].mean() < 1
     np.testing.assert_array_equal(batch["control"][1, 2], draw_landmarks(batch["landmarks"][1, 2], 64, 64, "smooth"))
 
 
@@ -96,6 +99,55 @@ def test_a_state_of_another_stream_is_refused(config, change):
     with make_loader(config, **settings) as loader, make_loader(config, **{**settings, **change}) as other:
         with pytest.raises(CheckpointError, match=next(iter(change)) if "split" not in change else "data|split"):
             other.set_state(loader.get_state())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"color_jitter": 0.1}, {"crop_jitter": 0.0}, {"frame_stride": (1, 1)}, {"size": 32}, {"drawing": "released"}],
+)
+def test_a_state_of_other_pictures_of_the_same_data_is_refused(config, change):
+    settings = {"global_batch": 4, "frames": 3, "seed": 7}
+    with make_loader(config, **settings) as loader, make_loader({**config, **change}, **settings) as other:
+        state = json.loads(json.dumps(loader.get_state()))
+        loader.set_state(state)
+        with pytest.raises(CheckpointError, match=f"data.{next(iter(change))}"):
+            other.set_state(state)
+
+
+def test_a_state_from_before_a_setting_was_kept_is_taken(config):
+    with make_loader(config, global_batch=4, frames=3, seed=7) as loader:
+        state = loader.get_state()
+        del state["stream"]["data.crop_jitter"]
+        loader.set_state(state)
+
+
+@pytest.mark.parametrize("kind", list(pipeline.KINDS))
+def test_each_kind_gives_the_arrays_it_promises(config, kind):
+    config = {**config, "kind": kind, "path": "" if kind == "synthetic" else config["path"], "clip_frames": 4}
+    (batch,) = load(config, 1, global_batch=1, frames=2, threads=0)
+    assert set(batch) == set(pipeline.KINDS[kind].gives)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "message"),
+    [
+        (
+            FollowYourEmoji,
+            "images",
+            "'images' gives image, but .*oval_mask.* needed; use data.kind 'clips' or 'synthetic'",
+        ),
+        (AutoencoderTask, "clips", "image is needed; use data.kind 'images' or 'probe'"),
+        (ProbeTask, "images", "attributes, landmarks is needed; use data.kind 'probe'"),
+    ],
+)
+def test_a_kind_that_does_not_fit_the_task_names_those_that_do(config, task, kind, message):
+    with pytest.raises(ConfigError, match=message):
+        make_loader({**config, "kind": kind}, global_batch=4, needs=task.batch_keys)
+
+
+def test_the_kind_in_each_task_s_own_config_fits(config):
+    for task, kind in ((FollowYourEmoji, "clips"), (AutoencoderTask, "images"), (ProbeTask, "probe")):
+        make_loader({**config, "kind": kind}, global_batch=4, needs=task.batch_keys).close()
 
 
 def test_every_clip_is_seen_once_per_epoch_in_a_new_order(portraits):

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from itertools import islice
+from itertools import islice, pairwise
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data import prepare_video, records, synthetic
 from data.builder import open_split
 from data.pipeline import make_loader
 from data.prepare_video import VideoConfig
-from portrait_jax.errors import ConfigError, InputFileError, MultipleFacesError, NoFaceError
-from portrait_jax.face.detector import DetectedVideo
+from portrait_jax.errors import AudioError, ConfigError, InputFileError, MultipleFacesError, NoFaceError, VideoError
+from portrait_jax.face.detector import Detection
 from portrait_jax.face.measures import head_pose
 from portrait_jax.media.video import VideoWriter, read_frames
 
@@ -28,16 +30,15 @@ class FakeDetector:
     def __init__(self):
         self.seen = []
 
-    def detect_video(self, frames, source="", max_gap=12):
-        length = sum(1 for _ in frames)
+    def detect(self, image, source="", frame=None):
         self.seen.append(source)
         if "nobody" in source:
-            raise NoFaceError(f"no face found in {source}")
-        if "couple" in source:
-            raise MultipleFacesError(f"2 faces found in {source}, frame 0")
-        landmarks = np.stack([truth(i).landmarks for i in range(length)])
-        matrices = np.broadcast_to(np.eye(4, dtype=np.float32), (length, 4, 4))
-        return DetectedVideo(landmarks, np.zeros((length, 52), np.float32), matrices, np.ones(length, bool))
+            raise NoFaceError(f"no face found in {source}, frame {frame}")
+        if "couple" in source or ("guest" in source and frame == 12):
+            raise MultipleFacesError(f"2 faces found in {source}, frame {frame}")
+        if "odd" in source:
+            raise ValueError("never seen before")
+        return Detection(truth(frame).landmarks, np.zeros(52, np.float32), np.eye(4, dtype=np.float32))
 
 
 @cache
@@ -88,12 +89,18 @@ def test_clips_are_cropped_with_everything_measured_on_them(videos, fake, tmp_pa
     prepare_video.prepare_video(SMALL, videos, tmp_path / "set")
     record = records.normalise(open_split(tmp_path / "set", "train")[1])
     assert record["source"] == "a/talker.mp4" and record["clip_id"].endswith("_0001")
+    assert_measured(record, 10)
+    np.testing.assert_allclose(record["pose"][:, :3], head_pose(record["landmarks"]), atol=1e-3)
+
+
+def assert_measured(record, first):
+    """The clip shows the frames from `first` on, with their landmarks and masks."""
     x0, y0, x1, y1 = record["face_box"].T
     assert min(x0.min(), y0.min()) >= 0 and max(x1.max(), y1.max()) <= 64
     mask = records.unpack_mask(record)
-    frames = records.decode_frames(record["video"], range(10))
-    for frame in range(10):
-        expected = truth(10 + frame)
+    frames = records.decode_frames(record["video"], range(int(record["num_frames"])))
+    for frame in range(len(frames)):
+        expected = truth(first + frame)
         there, here = expected.landmarks[:, :2], record["landmarks"][frame, :, :2]
         # The crop is a scale and a shift: found from the landmarks, it must carry the source picture onto the clip.
         scale = np.ptp(here[:, 0]) / np.ptp(there[:, 0])
@@ -105,7 +112,62 @@ def test_clips_are_cropped_with_everything_measured_on_them(videos, fake, tmp_pa
         assert error.mean() < 10
         area = (x1 - x0)[frame] * (y1 - y0)[frame] / 64**2
         assert 0.5 * area < mask[frame].mean() < area
-    np.testing.assert_allclose(record["pose"][:, :3], head_pose(record["landmarks"]), atol=1e-3)
+
+
+def prepare_one_video(folder, name, frames, output):
+    """Clips in order and the report's entries, of one filmed video."""
+    film(folder / f"{name}.mp4", frames)
+    prepare_video.prepare_video(SMALL, folder, output)
+    stored = open_split(output, "train")
+    clips = [records.normalise(stored[i]) for i in range(len(stored))]
+    return clips, json.loads((output / "report.json").read_text())["skipped"]
+
+
+def test_one_frame_with_a_second_face_costs_that_moment_alone(fake, tmp_path):
+    clips, skipped = prepare_one_video(tmp_path / "videos", "guest", 23, tmp_path / "set")
+    assert [int(clip["num_frames"]) for clip in clips] == [10, 10]
+    assert_measured(clips[0], 0)
+    assert_measured(clips[1], 13)
+    assert [(item["error"], item["from_s"], item["to_s"]) for item in skipped] == [
+        ("VideoError", 0.4, 0.48), ("MultipleFacesError", 0.48, 0.52),
+    ]  # fmt: skip
+    assert "guest.mp4, from 0.48 s to 0.52 s: 2 faces found" in skipped[1]["reason"]
+
+
+def test_a_file_that_is_damaged_further_on_gives_the_clips_before_the_damage(fake, tmp_path, monkeypatch):
+    def damaged(path, fps=None):
+        yield from islice(read_frames(path, fps), 17)
+        raise VideoError(f"{path}: decoding failed at frame 17")
+
+    monkeypatch.setattr(prepare_video, "read_frames", damaged)
+    clips, (skipped,) = prepare_one_video(tmp_path / "videos", "talker", 20, tmp_path / "set")
+    assert [int(clip["num_frames"]) for clip in clips] == [10, 7]
+    assert skipped["error"] == "VideoError" and skipped["from_s"] == 0.68 and "to_s" not in skipped
+
+
+def test_whatever_else_a_file_does_it_is_named_and_the_others_are_prepared(fake, tmp_path):
+    film(tmp_path / "videos" / "odd.mp4", 8)
+    clips, (skipped,) = prepare_one_video(tmp_path / "videos", "talker", 8, tmp_path / "set")
+    assert len(clips) == 1
+    assert skipped["source"] == "odd.mp4" and "ValueError: never seen before" in skipped["reason"]
+
+
+@given(st.lists(st.integers(1, 50), max_size=9), st.lists(st.integers(0, 300), min_size=2, max_size=9, unique=True))
+def test_sound_is_cut_in_step_whatever_its_blocks_and_the_stretches_between(blocks, places):
+    whole = np.arange(sum(blocks), dtype=np.int16)
+    sound = prepare_video.Sound("no.mp4")
+    sound._blocks = iter(np.split(whole, np.cumsum(blocks)[:-1]) if blocks else [])
+    for start, stop in pairwise(sorted(places)):
+        np.testing.assert_array_equal(sound.cut(start, stop), whole[start:stop])
+
+
+def test_sound_that_breaks_off_is_kept_as_far_as_it_goes(monkeypatch):
+    def breaking(path, rate, channels):
+        yield np.full((100, 1), 0.5, np.float32)
+        raise AudioError("damaged")
+
+    monkeypatch.setattr(prepare_video, "read_blocks", breaking)
+    np.testing.assert_array_equal(prepare_video.Sound("a.mp4").cut(90, 200), np.full(10, 16384, np.int16))
 
 
 def test_prepared_videos_load(videos, fake, tmp_path):
