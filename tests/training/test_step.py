@@ -137,7 +137,8 @@ def tiny_step():
 
     def run(mesh):
         with jax.set_mesh(mesh):
-            state = create_state(params, stage, optimizer, jax.random.key(0))
+            # A copy: the step donates its state.
+            state = create_state(jax.tree.map(jnp.array, params), stage, optimizer, jax.random.key(0))
             placed = shardings(jax.eval_shape(lambda: state), mesh)
             state = jax.device_put(state, placed)
             batch = shard_batch(jax.tree.map(np.asarray, tiny.make_batch(clips=8, frames=1)), mesh)
@@ -148,6 +149,7 @@ def tiny_step():
     return run
 
 
+@pytest.mark.slow
 def test_one_and_eight_devices_agree_on_a_real_system(tiny_step, monkeypatch):
     monkeypatch.setattr("portrait_jax.sharding.rules.SMALL", 0)
     metrics, gradients = tiny_step(one_device())
