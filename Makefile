@@ -8,14 +8,15 @@ PYTHON := $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 endif
 UV ?= uv
 BIN := .venv/bin
-STAMPS := .venv/.installed
+# A stamp knows its Python: another one makes `.venv` anew.
+STAMPS := .venv/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test parity lint types notebook lock clean check-python
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMPS)-run ## animate three portraits with the embedded model, and say where the results are
 	@JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m launch.demo

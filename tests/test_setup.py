@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,29 +54,42 @@ def test_make_refuses_a_missing_python_with_a_message(clone):
     assert "Python 3.11 or newer is needed" in done.stderr and "not there" in done.stderr
 
 
-def test_make_does_not_install_again_when_nothing_changed(clone):
+def planned(folder: Path, python: Path | str, *targets: str) -> str:
+    """What make would run for `targets` with this Python."""
+    return make(folder, f"PYTHON={python}", "-n", *targets).stdout
+
+
+@pytest.fixture
+def installed(clone):
+    """A clone in which everything was installed by the Python of this test."""
     (clone / ".venv").mkdir()
     for name in ("run", "dev", "parity"):
-        (clone / ".venv" / f".installed-{name}").touch()
-    assert "install.py" not in make(clone, "-n", "demo", "test", "parity").stdout
-    (clone / "requirements" / "run.txt").write_text("# changed\n")
-    assert "install.py run" in make(clone, "-n", "demo").stdout
-    assert "install.py" not in make(clone, "-n", "parity").stdout
-    (clone / "requirements" / "torch.txt").write_text("# changed\n")
-    assert "install.py parity" in make(clone, "-n", "parity").stdout
-    assert "install.py" not in make(clone, "-n", "test").stdout
+        (clone / ".venv" / ".installed-{}.{}-{}".format(*sys.version_info[:2], name)).touch()
+    return clone
+
+
+def test_make_does_not_install_again_when_nothing_changed(installed):
+    plan = partial(planned, installed, sys.executable)
+    assert "install.py" not in plan("demo", "test", "parity")
+    (installed / "requirements" / "run.txt").write_text("# changed\n")
+    assert "install.py run" in plan("demo")
+    assert "install.py" not in plan("parity")
+    (installed / "requirements" / "torch.txt").write_text("# changed\n")
+    assert "install.py parity" in plan("parity")
+    assert "install.py" not in plan("test")
+
+
+def test_make_installs_again_for_another_python(installed):
+    other = installed / "python"
+    other.write_text("#!/bin/sh\necho 3.99\n")
+    other.chmod(0o755)
+    assert f"{other} requirements/install.py run" in planned(installed, other, "demo")
 
 
 def test_make_alone_lists_the_targets(clone):
-    lines = make(clone).stdout.splitlines()
-    assert {line.split()[0] for line in lines if line[:1].isalpha()} >= {
-        "demo",
-        "test",
-        "parity",
-        "lint",
-        "types",
-        "notebook",
-    }
+    lines = [line.split(maxsplit=1) for line in make(clone).stdout.splitlines()]
+    assert {name for name, _ in lines} >= {"demo", "test", "parity", "lint", "types", "notebook"}
+    assert all(meaning for _, meaning in lines)
 
 
 def test_progress_follows_what_pip_says(installer, capsys):

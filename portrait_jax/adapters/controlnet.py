@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from portrait_jax.adapters.landmark_guider import LandmarkGuider, LandmarkGuiderConfig
-from portrait_jax.backbones.unet import UNetConfig
-from portrait_jax.backbones.unet_blocks import DownBlock, Inputs, MidBlock, Style
+from portrait_jax.backbones.unet import UNetConfig, embed_time, run_encoder
+from portrait_jax.backbones.unet_blocks import Inputs, MidBlock, Style
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.errors import ShapeError
 from portrait_jax.nn.conv import PointwiseConv, conv3x3
-from portrait_jax.nn.embeddings import TimestepEmbedding, timestep_embedding
 from portrait_jax.typing import Array, Float, Num
 
 
@@ -63,20 +62,12 @@ class ControlNet(nn.Module):
                 f"control pictures of {image_01.shape[2:4]} pixels do not fit latents of {tuple(space)}: "
                 f"give {stride} pixels per latent pixel"
             )
-        time = timestep_embedding(timestep, widths[0])
-        time = TimestepEmbedding(4 * widths[0], dtype=dtype, name="time_embedding")(time)
-        inputs = Inputs(time, context, Conditioning(), frames, {})
+        inputs = Inputs(embed_time(timestep, widths[0], dtype), context, Conditioning(), frames, {})
         style = Style(unet.num_heads, unet.norm_groups, (), unet.gradient_checkpointing, None, dtype)
 
         hidden = conv3x3(widths[0], dtype=dtype, name="conv_in")(x.reshape(-1, *x.shape[2:]))
         hint = LandmarkGuider(self.config.hint, dtype, name="controlnet_cond_embedding")(image_01)
-        hidden = hidden + hint.reshape(hidden.shape)
-        skips = [hidden]
-        for i, width in enumerate(widths):
-            last, attend = i == len(widths) - 1, unet.attention_levels[i]
-            block = DownBlock(style, i, width, unet.layers_per_block, attend, not last, name=f"down_blocks_{i}")
-            hidden, new = block(hidden, inputs)
-            skips += new
+        hidden, skips = run_encoder(unet, style, hidden + hint.reshape(hidden.shape), inputs)
         middle = MidBlock(style, widths[-1], name="mid_block")(hidden, inputs)
         names = [f"controlnet_down_blocks_{i}" for i in range(len(skips))] + ["controlnet_mid_block"]
         outputs = (

@@ -89,6 +89,24 @@ def attention_paths(config: UNetConfig) -> tuple[str, ...]:
     return (*paths(down), transformer_path(Site("mid_block", 0, None, 0)), *paths(up))
 
 
+def embed_time(timestep: Num[Array, " t"], width: int, dtype: Any) -> Float[Array, "t d"]:
+    """The module `time_embedding` on sinusoids of `width`, to 4·width features; called inside a compact method."""
+    waves = timestep_embedding(timestep, width)
+    return TimestepEmbedding(4 * width, dtype=dtype, name="time_embedding")(waves)
+
+
+def run_encoder(config: UNetConfig, style: Style, x: Features, inputs: Inputs) -> tuple[Features, list[Features]]:
+    """The modules `down_blocks_i` on conv_in's output: the coarsest result, and all skips, finest first; called inside a
+    compact method."""
+    skips, last = [x], len(config.block_out_channels) - 1
+    for i, width in enumerate(config.block_out_channels):
+        attend = config.attention_levels[i]
+        block = DownBlock(style, i, width, config.layers_per_block, attend, i < last, name=f"down_blocks_{i}")
+        x, new = block(x, inputs)
+        skips += new
+    return x, skips
+
+
 class UNet(nn.Module):
     """Predicts from noisy latents, noise level and conditioning; see `__call__`.
 
@@ -122,8 +140,7 @@ class UNet(nn.Module):
         batch, frames = x.shape[:2]
         conditioning = conditioning or Conditioning()
         style = self._style(use_temporal)
-        time = timestep_embedding(timestep, config.block_out_channels[0])
-        time = TimestepEmbedding(4 * config.block_out_channels[0], dtype=self.dtype, name="time_embedding")(time)
+        time = embed_time(timestep, config.block_out_channels[0], self.dtype)
         context = None if config.context_dim is None else self._context(conditioning, batch)
         inputs = Inputs(time, context, conditioning, frames, {})
 
@@ -164,13 +181,8 @@ class UNet(nn.Module):
     def _unet(self, style: Style, x: Features, inputs: Inputs) -> Features:
         """Encoder, middle, decoder."""
         config = self.config
-        widths, last = config.block_out_channels, len(config.block_out_channels) - 1
-        skips = [x]
-        for i, width in enumerate(widths):
-            attend = config.attention_levels[i]
-            block = DownBlock(style, i, width, config.layers_per_block, attend, i < last, name=f"down_blocks_{i}")
-            x, new = block(x, inputs)
-            skips += new
+        widths = config.block_out_channels
+        x, skips = run_encoder(config, style, x, inputs)
         skips = [
             run_slots(style, inputs, Site("skips", i, None, skip.shape[-1]), skip, "after_encoder")
             for i, skip in enumerate(skips)
