@@ -11,6 +11,8 @@ BIN := .venv/bin
 # A stamp knows its Python: another one makes `.venv` anew.
 STAMPS := .venv/.installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 PYTEST_ARGS ?=
+# A worker takes whole files, since tests of one share what they compile; in their order, which ends with quick ones.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test parity lint types notebook lock clean check-python
@@ -22,10 +24,10 @@ demo: $(STAMPS)-run ## animate three portraits with the embedded model, and say 
 	@JAX_PLATFORMS=$${JAX_PLATFORMS:-cpu} $(BIN)/python -m launch.demo
 
 test: $(STAMPS)-dev ## run the unmarked tests on the CPU (PYTEST_ARGS="-k name" narrows them)
-	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu and not parity" $(PYTEST_ARGS)
+	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(WORKERS) -m "not slow and not gpu and not parity" $(PYTEST_ARGS)
 
 parity: $(STAMPS)-parity ## compare every network with its PyTorch class (fetches PyTorch's CPU build)
-	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n 2 --dist loadfile -m "parity and not slow" tests/parity $(PYTEST_ARGS)
+	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(WORKERS) -m "parity and not slow" tests/parity $(PYTEST_ARGS)
 
 lint: $(STAMPS)-dev ## ruff: rules and format
 	@$(BIN)/ruff check --quiet .

@@ -49,7 +49,7 @@ EXTRAS = {
         "ipykernel>=6.29",
         "nbmake>=1.5",
         "pytest>=8",
-        "pytest-xdist>=3.6",
+        "pytest-xdist>=3.7",
     ],
     # The originals' classes as oracles, on the CPU.
     "parity": ["diffusers>=0.40", "torch>=2.6", "transformers>=5.0"],

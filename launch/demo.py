@@ -38,6 +38,7 @@ SHEET_FRAMES = 7
 
 def main() -> None:
     """Animates, measures, says where everything is."""
+    cli.output_folder("output", OUTPUT.value)
     output = Path(OUTPUT.value)
     system = systems.build_system(follow_your_emoji.get_config("demo"))
     animator = Animator(system, load_system_params(system))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +25,9 @@ def _prepare_environment() -> None:
     devices = "--xla_force_host_platform_device_count"
     if devices not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {devices}=8".strip()
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
+        # Nearly all time goes into compiling programs that run once or twice. `optimised` is for the others.
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla" / _cpu_name()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
@@ -85,6 +88,15 @@ def _existing(path: Path, variable: str) -> Path:
     if not path.exists():
         pytest.skip(f"{path} does not exist; set {variable} to run this test")
     return path
+
+
+@pytest.fixture(scope="module")
+def optimised() -> Iterator[None]:
+    """Programs of this module are compiled to be quick, not compiled quickly: for those that run for long."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -65,27 +65,29 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def test_model_rooms_load_no_torch_no_media_and_no_data_libraries():
+@pytest.fixture(scope="module")
+def loaded() -> dict:
+    """After importing every model room and the training loop: foreign packages that came along, and whether a backend runs."""
     modules = [module_name(path) for room in MODEL_ROOMS for path in sorted((LIBRARY / room).rglob("*.py"))]
     assert len(modules) > len(MODEL_ROOMS)
     program = (
         "import importlib, json, sys\n"
         f"for name in {modules!r}: importlib.import_module(name)\n"
-        f"print(json.dumps([name for name in {FOREIGN!r} if name in sys.modules]))"
+        "from jax._src import xla_bridge\n"
+        f"foreign = [name for name in {FOREIGN!r} if name in sys.modules]\n"
+        "print(json.dumps({'foreign': foreign, 'backends': xla_bridge.backends_are_initialized()}))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_importing_the_library_starts_no_jax_backend():
-    program = (
-        "import portrait_jax.systems, portrait_jax.training.loop\n"
-        "from jax._src import xla_bridge\n"
-        "print(xla_bridge.backends_are_initialized())"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "False", done.stderr
+def test_model_rooms_load_no_torch_no_media_and_no_data_libraries(loaded):
+    assert loaded["foreign"] == []
+
+
+def test_importing_the_library_starts_no_jax_backend(loaded):
+    assert loaded["backends"] is False
 
 
 @pytest.mark.parametrize("room", MODEL_ROOMS)

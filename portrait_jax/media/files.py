@@ -49,6 +49,8 @@ def atomic_output(path: FilePath) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputFileError(f"cannot create the folder {path.parent} for the output: {error}") from error
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputFileError(f"the folder {path.parent} may not be written to; give another output")
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         yield partial

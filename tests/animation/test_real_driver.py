@@ -25,6 +25,8 @@ from portrait_jax.metrics.following import MEASURES, correlation, following
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.systems.loading import load_system_params
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 FPS, FRAMES = 12.5, 25
 EXCERPTS = {
     "clip_d3.mp4": (112, ("mouth", "yaw")),

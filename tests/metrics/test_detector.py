@@ -16,6 +16,8 @@ from portrait_jax.metrics.probe import Probe, ProbeConfig
 from portrait_jax.metrics.suite import identity, point_distance
 from portrait_jax.training.params import save_params
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SMALL = ProbeConfig(attributes=3, size=32, channels=(8, 8, 8, 8))
 SMALL_DICT = {"attributes": 3, "size": 32, "channels": [8, 8, 8, 8]}
 

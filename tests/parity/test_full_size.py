@@ -11,7 +11,7 @@ from portrait_jax.conditioning import Conditioning
 from tests.parity.oracle import channels_first, channels_last, diffusers, draw, publish, relative, torch
 from tests.weights import part_of
 
-pytestmark = [pytest.mark.parity, pytest.mark.slow]
+pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.usefixtures("optimised")]
 
 
 def test_full_size_unet_equals_diffusers():
