@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,10 @@ class Conditioning:
     """One residual per skip connection in running order, then one for the middle block (ControlNet)."""
     audio: Float[Array, "b f k d"] | None = None
     motion: Float[Array, "b f k d"] | None = None
+
+    if TYPE_CHECKING:  # flax makes it, and does not tell.
+
+        def replace(self, **changes: Any) -> Self: ...
 
     def window(self, start: int | Array, length: int) -> Conditioning:
         """Slices the per-frame fields to frames `start … start+length`; `start` may be traced."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,10 @@ class TrainState:
     """Moving average of `trainable`; None where the stage keeps none."""
     rng: Array
     """Key data of the run's seed; step n uses fold_in(rng, n), so that a resumed run draws the same numbers."""
+
+    if TYPE_CHECKING:  # flax makes it, and does not tell.
+
+        def replace(self, **changes: Any) -> Self: ...
 
     @property
     def params(self) -> Params:

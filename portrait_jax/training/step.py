@@ -71,8 +71,8 @@ def accumulated_gradients(
 
 def make_train_step(
     task: Task, stage: str, optimizer: optax.GradientTransformation, mesh: Mesh, shardings: PyTree = None
-) -> TrainStep:
-    """Builds `step(state, batch) -> (state, metrics)`, jitted for `mesh`; the given state's buffers are reused.
+) -> jax.stages.Wrapped:
+    """Builds a `TrainStep`, `step(state, batch) -> (state, metrics)`, jitted for `mesh`; the given state's buffers are reused.
 
     Args:
         task: gives `loss`, the mean over the batch.
