@@ -62,6 +62,11 @@ $(STAMPS)-parity: requirements/parity.txt requirements/torch.txt $(INSTALL_FILES
 	@$(PYTHON) requirements/install.py parity
 	@touch $@ $(STAMPS)-dev $(STAMPS)-run
 
+# An environment whose Python was removed or moved is made anew, whatever the stamps say.
+ifeq ($(wildcard $(BIN)/python),)
+.PHONY: $(STAMPS)-run $(STAMPS)-dev $(STAMPS)-parity
+endif
+
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	echo "error: Python 3.11 or newer is needed, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo not there);" \

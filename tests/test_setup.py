@@ -62,7 +62,8 @@ def planned(folder: Path, python: Path | str, *targets: str) -> str:
 @pytest.fixture
 def installed(clone):
     """A clone in which everything was installed by the Python of this test."""
-    (clone / ".venv").mkdir()
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    (clone / ".venv" / "bin" / "python").symlink_to(sys.executable)
     for name in ("run", "dev", "parity"):
         (clone / ".venv" / ".installed-{}.{}-{}".format(*sys.version_info[:2], name)).touch()
     return clone
@@ -84,6 +85,13 @@ def test_make_installs_again_for_another_python(installed):
     other.write_text("#!/bin/sh\necho 3.99\n")
     other.chmod(0o755)
     assert f"{other} requirements/install.py run" in planned(installed, other, "demo")
+
+
+def test_make_installs_again_where_the_python_of_the_environment_is_gone(installed):
+    python = installed / ".venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to("/nowhere/python3")
+    assert "install.py run" in planned(installed, sys.executable, "demo")
 
 
 def test_make_alone_lists_the_targets(clone):
