@@ -24,6 +24,7 @@ cases.DEMO_FRAMES, cases.DRIVING, cases.SOUND = 15, folder / "driving.npz", fold
 cases.write_demo_driving(64)
 demo.follow_your_emoji = tiny
 demo.load_system_params = tiny.make_params
+print("a file as output:", cli.status(demo.main, ["demo", f"--output={folder / 'driving.wav'}"]))
 sys.argv = ["demo", f"--output={folder / 'results'}"]
 cli.run(demo.main, demo.__doc__)
 """
@@ -62,3 +63,8 @@ def test_the_demo_says_where_its_results_are_and_how_good(demo):
     for row in ("this model", "truth", "still reference", "landmark error", "SSIM"):
         assert row in done.stdout, row
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+
+
+def test_a_file_in_the_place_of_the_results_is_refused(demo):
+    _, done = demo
+    assert "a file as output: 2" in done.stdout and "driving.wav is a file; give a folder" in done.stderr

@@ -1,6 +1,7 @@
 """Outputs appear whole or not at all; bad inputs are named."""
 
 import hashlib
+import os
 
 import pytest
 
@@ -29,6 +30,13 @@ def test_success_moves_the_file_into_place(tmp_path):
         partial.write_text("whole")
         assert partial.suffix == ".txt"
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_a_folder_that_may_not_be_written_to_is_an_input_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
+    with pytest.raises(InputFileError, match="may not be written to"), atomic_output(tmp_path / "out.txt") as partial:
+        partial.write_text("never")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("make, words", [
