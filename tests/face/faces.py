@@ -1,8 +1,11 @@
 """Made-up faces in head coordinates (cm, as `measures.FRONTAL_FACE`), for tests that need exact truth."""
 
+import zipfile
+
 import numpy as np
 
-from portrait_jax.face.measures import FRONTAL_FACE, RIGID_POINTS
+from portrait_jax.face.geometry import ENTRY, FaceGeometry
+from portrait_jax.face.measures import FRONTAL_FACE, RIGID_POINTS, RIGID_WEIGHTS
 from portrait_jax.face.topology import EYES, LEFT_BROW, OVAL, RIGHT_BROW
 
 UPPER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
@@ -49,3 +52,30 @@ def rotation(yaw=0.0, pitch=0.0, roll=0.0):
 def placed(face, yaw=0.0, pitch=0.0, roll=0.0, scale=10.0, at=(128.0, 128.0)):
     """Turns a face and places it into an image; `scale` in pixels per cm."""
     return (scale * face @ rotation(yaw, pitch, roll).T + np.array([*at, 0.0])).astype(np.float32)
+
+
+def write_bundle(path, geometry):
+    """A model bundle that holds a canonical face (`face.geometry.FaceGeometry`) and nothing else, as MediaPipe writes it."""
+
+    def message(number, data):
+        return bytes([number << 3 | 2]) + varint(len(data)) + data
+
+    def varint(value):
+        low, rest = value & 127, value >> 7
+        return bytes([low | 128]) + varint(rest) if rest else bytes([low])
+
+    vertices = np.concatenate([geometry.vertices, np.zeros((len(geometry.vertices), 2))], axis=1).astype("<f4")
+    data = message(1, message(3, vertices.tobytes()))
+    for number in np.flatnonzero(geometry.weights):
+        weight = np.float32(geometry.weights[number]).tobytes()
+        data += message(2, bytes([8]) + varint(int(number)) + bytes([2 << 3 | 5]) + weight)
+    with zipfile.ZipFile(path, "w") as bundle:
+        bundle.writestr(ENTRY, data)
+    return path
+
+
+def canonical():
+    """A made-up canonical face: `make_face` with y up and z towards the camera, weighed at its rigid points."""
+    weights = np.zeros(468)
+    weights[RIGID_POINTS] = RIGID_WEIGHTS
+    return FaceGeometry(make_face(mouth=0.0)[:468] * [1.0, -1.0, -1.0], weights)

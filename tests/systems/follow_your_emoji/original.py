@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
+import cv2
+import jax.numpy as jnp
 import numpy as np
 
-from portrait_jax.backbones.unet import UNetConfig
+from portrait_jax.backbones.unet import UNet, UNetConfig
 from portrait_jax.interchange.layouts import Part
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.typing import PyTree
 from tests.golden import GoldenCase, recipe_weights
-from tests.weights import imported, part_of
+from tests.weights import imported, part_of, tree_of
 
 SYSTEM = "follow_your_emoji"
 BUFFERS = re.compile(r".*pos_encoder\.pe")
@@ -21,6 +24,11 @@ BUFFERS = re.compile(r".*pos_encoder\.pe")
 def case(name: str) -> GoldenCase:
     """One entry of the golden folder's config.json."""
     return GoldenCase(SYSTEM, name)
+
+
+def picture(golden: GoldenCase, name: str) -> np.ndarray:
+    """A picture of the golden folder, RGB."""
+    return cv2.imread(str(golden.folder / f"{name}.png"))[..., ::-1]
 
 
 def part(subnet: str) -> Part:
@@ -81,3 +89,12 @@ def recipe_variables(golden: GoldenCase, tree: PyTree, subnet: str) -> dict:
     shapes = {name: shape for name, shape in stored.items() if not BUFFERS.fullmatch(name)}
     assert len(shapes) == golden.settings["n_params"]
     return imported(tree, recipe_weights(shapes, golden.settings["recipe_seed"], rule), part(subnet))
+
+
+@functools.cache
+def build(golden: GoldenCase, subnet: str) -> tuple[UNet, dict]:
+    """A golden UNet and its variables; made once for all tests, not to be changed."""
+    module = UNet(unet_config(golden))
+    size = golden.config["sample_size"]
+    tree = tree_of(module, jnp.zeros((1, 1, size, size, module.config.in_channels)), jnp.zeros(1), capture=True)
+    return module, recipe_variables(golden, tree, subnet)

@@ -2,23 +2,18 @@
 
 import re
 
-import cv2
 import numpy as np
 import pytest
 
 from portrait_jax.face.drawing import draw_landmarks
 from portrait_jax.face.masks import polygon_mask
 from portrait_jax.face.topology import JAW
-from tests.systems.follow_your_emoji.original import case
+from tests.systems.follow_your_emoji.original import case, picture
 
 
 @pytest.fixture(scope="module")
 def golden():
     return case("landmarks")
-
-
-def picture(golden, name: str) -> np.ndarray:
-    return cv2.imread(str(golden.folder / f"{name}.png"))[..., ::-1]
 
 
 def landmarks_px(golden, name: str, width: int, height: int) -> np.ndarray:

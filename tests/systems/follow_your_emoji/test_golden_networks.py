@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.adapters import LandmarkGuider, LandmarkGuiderConfig
-from portrait_jax.backbones.unet import UNet, attention_paths
+from portrait_jax.backbones.unet import attention_paths
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.nn.embeddings import position_table
 from portrait_jax.nn.slots import Site
@@ -18,10 +18,10 @@ from portrait_jax.nn.transformer import SpatialTransformer
 from tests.golden import assert_close, channels_last
 from tests.systems.follow_your_emoji.original import (
     BUFFERS,
+    build,
     case,
     module_options,
     part,
-    recipe_variables,
     unet_config,
 )
 from tests.weights import imported, tree_of
@@ -88,14 +88,6 @@ def test_spatial_transformer_matches_golden(transformer, output, given, masked):
     conditioning = Conditioning(reference_mask=None if shown is None else shown.astype(np.float32))
     out = run(golden.inputs["reference_sample"] if given else None, conditioning)
     assert_close(out, channels_last(golden.outputs[output]))
-
-
-def build(golden, subnet):
-    """A UNet and its variables."""
-    module = UNet(unet_config(golden))
-    size = golden.config["sample_size"]
-    tree = tree_of(module, jnp.zeros((1, 1, size, size, module.config.in_channels)), jnp.zeros(1), capture=True)
-    return module, recipe_variables(golden, tree, subnet)
 
 
 @pytest.fixture(scope="module")
