@@ -10,18 +10,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from portrait_jax.animation import joint
 from portrait_jax.autoencoders.pixels import to_u8
+from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import Guidance, classifier_free
 from portrait_jax.diffusion.solvers import Solver
-from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.errors import ConfigError, ShapeError, nearest
 from portrait_jax.face.alignment import Alignment
 from portrait_jax.face.drawing import draw_landmarks
-from portrait_jax.long_video.overlap import Carry, Windows, init_carry, plan_windows, window_sampler
+from portrait_jax.long_video.joint import Tiles, gaussian_tiles, wrapped_tiles
+from portrait_jax.long_video.overlap import Carry, Windows, init_carry, noise_of, plan_windows, window_sampler
 from portrait_jax.systems.system import System
-from portrait_jax.typing import Float, Image, Int, Params, Video
+from portrait_jax.typing import Float, Image, Int, Params, PRNGKeyArray, Video
 
 Drawing = Callable[[Int[np.ndarray, " f"]], Video]
 """Frame numbers → control images of these frames."""
+
+Plan = Windows | Tiles
+PLANS: dict[str, Callable[[int, int, int], Plan]] = {
+    "overlap": plan_windows,
+    "wrapped": lambda frames, length, overlap: wrapped_tiles(frames, length),
+    "tiled": gaussian_tiles,
+}
+"""How windows become a long video: (frames, window, overlap) → where the windows lie."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +40,8 @@ class Position:
     """Where an interrupted animation goes on.
 
     Attributes:
-        window: the first window that is still to be sampled.
-        carry: what the windows before it hand over.
+        window: the first window (of jointly denoised ones: group of windows) that is still to be sampled.
+        carry: what the windows before it hand over, and what is done of itself.
     """
 
     window: int
@@ -73,6 +84,9 @@ class Animator:
             "overlap": chosen(self.overlap, base.overlap),
             "windows_per_chunk": chosen(self.windows_per_chunk, base.windows_per_chunk),
             "noise_share": base.noise_share,
+            "strategy": base.strategy,
+            "framing": base.framing,
+            "alignment": base.alignment,
         }
 
     @cached_property
@@ -83,15 +97,25 @@ class Animator:
     def rule(self) -> Guidance:
         return classifier_free(float(self.settings["guidance"]))
 
-    def plan(self, frames: int) -> Windows:
+    def plan(self, frames: int) -> Plan:
         """Where the windows of a video of `frames` frames lie; a short video gets one short window."""
-        length, overlap = int(self.settings["window"]), int(self.settings["overlap"])
-        return plan_windows(frames, length, overlap)
+        strategy = str(self.settings["strategy"])
+        if strategy not in PLANS:
+            raise ConfigError(f"sampling.strategy '{strategy}' is not known{nearest(strategy, list(PLANS))}")
+        return PLANS[strategy](frames, int(self.settings["window"]), int(self.settings["overlap"]))
+
+    def blank(self) -> Carry:
+        """What is handed over to a video's first window."""
+        if self.settings["strategy"] == "overlap":
+            return init_carry(self.solver, int(self.settings["overlap"]), (1, *self.system.latent_shape()))
+        return joint.blank(self.solver, self.system.latent_shape())
 
     def frames(
         self, portrait: Image, drawing: Drawing, count: int, *, seed: int = 0, start: Position | None = None
     ) -> Iterator[tuple[Video, Position]]:
         """Yields chunk after chunk of finished frames, each with the state to go on from.
+
+        Jointly denoised windows yield after every solver step, most of the time without frames.
 
         Args:
             portrait: u8 "h w 3" at `system.image_size`.
@@ -109,12 +133,19 @@ class Animator:
         if int(self.settings["windows_per_chunk"]) < 1:
             raise ConfigError(f"windows_per_chunk must be at least 1, not {self.settings['windows_per_chunk']}")
         self._check_size(portrait, "portrait")
-        windows, size = self.plan(count), min(int(self.settings["windows_per_chunk"]), self.plan(count).count)
-        still = self._encode_portrait(self._placed, portrait[None])
-        key = jax.random.key(seed)
-        carry = start.carry if start else init_carry(self.solver, windows.overlap, (1, *self.system.latent_shape()))
+        plan, start = self.plan(count), start or Position(0, self.blank())
+        still, key = self._encode_portrait(self._placed, portrait[None]), jax.random.key(seed)
+        if isinstance(plan, Tiles):
+            yield from self._joint(still, drawing, plan, key, start)
+        else:
+            yield from self._overlapped(still, drawing, plan, key, start)
+
+    def _overlapped(
+        self, still: Conditioning, drawing: Drawing, windows: Windows, key: PRNGKeyArray, start: Position
+    ) -> Iterator[tuple[Video, Position]]:
+        size, carry = min(int(self.settings["windows_per_chunk"]), windows.count), start.carry
         sample = self._sampler(windows, size)
-        for first in range(start.window if start else 0, windows.count, size):
+        for first in range(start.window, windows.count, size):
             control = drawing(windows.source_frames(first, size))
             self._check_size(control[0], "control image")
             conditionings = self._encode_driving(self._placed, still, {"control": control[None]})
@@ -122,6 +153,28 @@ class Animator:
             kept = np.asarray(windows.emit(first, latents)[0])
             # The carry is donated to the next call, so the caller gets a copy on the host.
             yield self._decode_all(kept, windows.stride), Position(first + size, jax.device_get(carry))
+
+    def _joint(
+        self, still: Conditioning, drawing: Drawing, tiles: Tiles, key: PRNGKeyArray, start: Position
+    ) -> Iterator[tuple[Video, Position]]:
+        def control(frames: Int[np.ndarray, " f"]) -> Video:
+            drawn = drawing(frames)
+            self._check_size(drawn[0], "control image")
+            return drawn
+
+        def noise(frames: Int[np.ndarray, " f"]):
+            return noise_of(
+                key, jnp.asarray(frames), (1, *self.system.latent_shape()), self.system.sampling.noise_share
+            )
+
+        predict = joint.drawn_prediction(self._window_prediction, self._placed, still, control)
+        done = joint.sample_groups(predict, noise, tiles, self.solver, start.window, start.carry)
+        for latents, group, carry in done:
+            yield self._decode_all(latents, tiles.length), Position(group, carry)
+
+    @cached_property
+    def _window_prediction(self) -> Callable:
+        return joint.window_prediction(self.system, self.solver, self.rule)
 
     @cached_property
     def _placed(self) -> Params:
@@ -163,7 +216,8 @@ class Animator:
 
     def _decode_all(self, latents: np.ndarray, group: int) -> Video:
         """Decodes "f h w c" in groups of one size, so that the decoder compiles once and its memory stays flat."""
-        parts = []
+        side = self.system.image_size
+        parts = [np.zeros((0, side, side, 3), np.uint8)]
         for first in range(0, len(latents), group):
             part = latents[first : first + group]
             padded = np.concatenate([part, np.repeat(part[-1:], group - len(part), axis=0)])

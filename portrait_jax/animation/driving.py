@@ -81,8 +81,9 @@ def _detect(path: FilePath, fps: float | None, detector: Callable[[], FaceDetect
     keeper = Thumbnails()
     frames = keeper.watch(_reported(read_frames(path, fps=rate), expected, report))
     with detector() as found:
-        landmarks = found.detect_video(frames, path).landmarks_px
-    sequence = LandmarkSequence(rate, keeper.size[1], keeper.size[0], landmarks)
+        faces = found.detect_video(frames, path)
+    expression = faces.blendshapes[:, 1:].sum(axis=1)  # The first score is "neutral".
+    sequence = LandmarkSequence(rate, keeper.size[1], keeper.size[0], faces.landmarks_px, expression)
     return Driving(sequence, np.stack(keeper.images), keeper.numbers)
 
 
@@ -111,7 +112,9 @@ def resample(sequence: LandmarkSequence, fps: float | None) -> LandmarkSequence:
     # Frame by frame: all at once takes the memory several times.
     for i in range(count):
         landmarks[i] = sequence.landmarks[low[i]] * (1 - part[i]) + sequence.landmarks[high[i]] * part[i]
-    return sequence._replace(fps=float(fps), landmarks=landmarks)
+    scores = sequence.expression
+    mixed = None if scores is None else (scores[low] * (1 - part) + scores[high] * part).astype(np.float32)
+    return sequence._replace(fps=float(fps), landmarks=landmarks, expression=mixed)
 
 
 class Thumbnails:

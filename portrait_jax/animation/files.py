@@ -18,9 +18,9 @@ from portrait_jax import __version__
 from portrait_jax.animation import parts
 from portrait_jax.animation.animator import Animator, Drawing, control_drawing
 from portrait_jax.animation.driving import Driving, Report, is_sequence, load_driving, silent
+from portrait_jax.animation.motion import make_alignment
 from portrait_jax.animation.portrait import Portrait, load_portrait
 from portrait_jax.errors import InputFileError, PortraitError
-from portrait_jax.face.alignment import Alignment
 from portrait_jax.face.detector import FaceDetector, model_path
 from portrait_jax.media.audio import check_audible, read_blocks
 from portrait_jax.media.files import atomic_output, checked_input, digest
@@ -81,7 +81,7 @@ def animate_files(
     """
     _check_output(job)
     # Whatever can be wrong with the inputs should show before hours of work, not after them.
-    portrait = _portrait(job, animator.system.image_size)
+    portrait = _portrait(job, animator)
     sound = _sound(job)
     if job.audio is not None:
         check_audible(read_blocks(job.audio), source=job.audio)
@@ -102,7 +102,13 @@ def _animate(
     if sound is not None and sound != job.audio:
         # Decoded to its end once, after the pictures, which say more clearly what is wrong with a truncated file.
         deque(read_blocks(sound), maxlen=0)
-    alignment = Alignment.of(driving.sequence.landmarks, portrait.landmarks, mode=job.rotation)
+    alignment = make_alignment(
+        animator.system.sampling.alignment,
+        driving.sequence,
+        portrait,
+        rotation=job.rotation,
+        bundle=lambda: model_path(job.landmarker),
+    )
     drawing = control_drawing(driving.sequence.landmarks, animator.system, alignment)
     kept = _sample(animator, job, portrait, drawing, driving, report)
     concat_segments(parts.segments(job.parts), job.output, sound, fps=driving.sequence.fps)
@@ -137,11 +143,12 @@ def _detector(job: Job) -> Callable[[], FaceDetector]:
     return partial(FaceDetector, job.landmarker, job.face)
 
 
-def _portrait(job: Job, size: int) -> Portrait:
+def _portrait(job: Job, animator: Animator) -> Portrait:
+    size, framing = animator.system.image_size, animator.system.sampling.framing
     if job.portrait_landmarks is not None:
-        return load_portrait(job.portrait, size, landmarks=job.portrait_landmarks)
+        return load_portrait(job.portrait, size, landmarks=job.portrait_landmarks, framing=framing)
     with _detector(job)() as found:
-        return load_portrait(job.portrait, size, detector=found)
+        return load_portrait(job.portrait, size, detector=found, framing=framing)
 
 
 def _sound(job: Job) -> Path | None:
@@ -154,12 +161,13 @@ def _sound(job: Job) -> Path | None:
 def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the video depends on."""
     detects = job.portrait_landmarks is None or not is_sequence(job.driving)
+    measures = animator.system.sampling.alignment == "metric"
     files = {
         "portrait": job.portrait,
         "portrait_landmarks": job.portrait_landmarks,
         "driving": job.driving,
         "audio": job.audio,
-        "face_landmarker": model_path(job.landmarker) if detects else None,
+        "face_landmarker": model_path(job.landmarker) if detects or measures else None,
     }
     return {
         **about,
@@ -187,9 +195,10 @@ def _sample(
     done = 0 if position is None else animator.plan(count).first_frame(position.window)
     report("animating", done, count)
     for frames, after in animator.frames(portrait.image, drawing, count, seed=job.seed, start=position):
-        with VideoWriter(parts.segment(job.parts, done), driving.sequence.fps) as writer:
-            for frame in frames:
-                writer.write(frame)
+        if len(frames):
+            with VideoWriter(parts.segment(job.parts, done), driving.sequence.fps) as writer:
+                for frame in frames:
+                    writer.write(frame)
         # Copies: a view would keep its whole chunk in memory.
         kept.update({i: frames[i - done].copy() for i in driving.thumbnail_frames if done <= i < done + len(frames)})
         done += len(frames)

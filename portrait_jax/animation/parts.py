@@ -13,7 +13,6 @@ import numpy as np
 
 from portrait_jax.animation.animator import Animator, Position
 from portrait_jax.errors import InputFileError, listed
-from portrait_jax.long_video.overlap import init_carry
 from portrait_jax.media.files import atomic_output
 from portrait_jax.typing import Image
 
@@ -114,7 +113,7 @@ def load_position(folder: Path, animator: Animator) -> Done:
     """Where the segments in the folder end."""
     if not (folder / POSITION).exists():
         return Done(None, {})
-    like = init_carry(animator.solver, int(animator.settings["overlap"]), (1, *animator.system.latent_shape()))
+    like = animator.blank()
     with np.load(folder / POSITION, allow_pickle=False) as stored:
         carry = [stored[f"leaf_{i}"] for i in range(len(jax.tree.leaves(like)))]
         kept = {int(name.removeprefix("frame_")): stored[name] for name in stored.files if name.startswith("frame_")}

@@ -1,10 +1,17 @@
-"""The portrait: a picture, the face in it, and the square that the system sees."""
+"""The portrait: a picture, the face in it, and the square that the system sees.
+
+Two framings: "face", the square around the face; and "whole", the whole picture on black bars, as Follow-Your-Emoji's release
+frames it (`dataset/val_dataset.py`), which sees the face as large as the picture shows it.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from portrait_jax.errors import InputFileError
+import numpy as np
+from PIL import Image as PillowImage
+
+from portrait_jax.errors import ConfigError, InputFileError, NoFaceError, nearest
 from portrait_jax.face.alignment import load_landmarks
 from portrait_jax.face.crops import face_box, square_crop
 from portrait_jax.face.detector import FaceDetector
@@ -14,6 +21,7 @@ from portrait_jax.typing import Image, Landmarks
 
 MARGIN, LIFT = 0.51, 0.0
 """Room on each side of the face, in face sizes, and its middle's height: as in the procedural portraits."""
+FRAMINGS = ("face", "whole")
 
 
 class Portrait(NamedTuple):
@@ -23,10 +31,28 @@ class Portrait(NamedTuple):
     landmarks: Landmarks
 
 
+class Placement(NamedTuple):
+    """Where a scaled picture lies in the square: its `scale` across and down, and its corner."""
+
+    scale: tuple[float, float]
+    corner: tuple[int, int]
+
+    def apply_landmarks(self, landmarks_px: Landmarks) -> Landmarks:
+        """Pixels of the picture → pixels of the square; depth scales like x."""
+        across, down = self.scale
+        moved = np.asarray(landmarks_px) * np.array([across, down, across]) + np.array([*self.corner, 0])
+        return moved.astype(np.float32)
+
+
 def load_portrait(
-    path: FilePath, size: int, *, landmarks: FilePath | None = None, detector: FaceDetector | None = None
+    path: FilePath,
+    size: int,
+    *,
+    landmarks: FilePath | None = None,
+    detector: FaceDetector | None = None,
+    framing: str = "face",
 ) -> Portrait:
-    """Reads a picture, finds the face (or takes it from `landmarks`), crops a square around it and resizes.
+    """Reads a picture, finds the face (or takes it from `landmarks`), and makes the square that the system sees.
 
     A picture that already is `size`×`size` is taken as it is.
 
@@ -34,27 +60,57 @@ def load_portrait(
         path: any image file; an alpha channel goes over white.
         size: side of the result in pixels.
         landmarks: a landmark file of one frame in pixels of the picture, for faces that MediaPipe does not see.
-        detector: needed without `landmarks`.
+        detector: needed without `landmarks`. With the framing "whole" it looks at the square, as the release does.
+        framing: "face" cuts a square around the face, "whole" puts the picture on black bars.
 
     Raises:
         InputFileError: unreadable files, or landmarks made for a picture of another size.
         NoFaceError, MultipleFacesError: from the detector.
+        ConfigError: an unknown framing.
     """
+    if framing not in FRAMINGS:
+        raise ConfigError(f"sampling.framing '{framing}' is not known{nearest(framing, FRAMINGS)}")
     image = read_image(path)
-    height, width = image.shape[:2]
-    if landmarks is not None:
-        stored = load_landmarks(landmarks)
-        if (stored.height, stored.width) != (height, width):
-            raise InputFileError(
-                f"{landmarks} holds landmarks of a {stored.width}×{stored.height} picture, but {path} is {width}×{height}; "
-                "give the picture that they were found in, or find them anew in this one"
-            )
-        points = stored.landmarks[0]
-    elif detector is not None:
-        points = detector.detect(image, path).landmarks_px
-    else:
+    points = None if landmarks is None else _stored(landmarks, image, path)
+    if points is None and detector is None:
         raise InputFileError(f"nobody says where the face of {path} is; give its landmarks or a face detector")
-    if (height, width) == (size, size):
+    if framing == "whole":
+        square, placement = on_bars(image, size)
+        seen = _detected(detector, square, path) if points is None else placement.apply_landmarks(points)
+        return Portrait(square, seen)
+    points = _detected(detector, image, path) if points is None else points
+    if image.shape[:2] == (size, size):
         return Portrait(image, points)
-    crop = square_crop(face_box(points), MARGIN, (height, width), LIFT)
+    crop = square_crop(face_box(points), MARGIN, image.shape[:2], LIFT)
     return Portrait(crop.apply(image, size), crop.apply_landmarks(points, size))
+
+
+def on_bars(image: Image, size: int) -> tuple[Image, Placement]:
+    """The whole picture in a square of `size` pixels, bicubic, on black; sides are cut down to whole pixels, and where one
+    is odd the picture lies half a pixel to the left or above, as in the release."""
+    height, width = image.shape[:2]
+    scale = min(size / width, size / height)
+    inner = max(int(width * scale), 1), max(int(height * scale), 1)
+    scaled = PillowImage.fromarray(image).resize(inner, PillowImage.Resampling.BICUBIC)
+    left, top = inner[0] // 2 - size // 2, inner[1] // 2 - size // 2
+    square = np.array(scaled.crop((left, top, left + size, top + size)))
+    return square, Placement((inner[0] / width, inner[1] / height), (-left, -top))
+
+
+def _stored(landmarks: FilePath, image: Image, path: FilePath) -> Landmarks:
+    height, width = image.shape[:2]
+    stored = load_landmarks(landmarks)
+    if (stored.height, stored.width) != (height, width):
+        raise InputFileError(
+            f"{landmarks} holds landmarks of a {stored.width}×{stored.height} picture, but {path} is {width}×{height}; "
+            "give the picture that they were found in, or find them anew in this one"
+        )
+    return stored.landmarks[0]
+
+
+def _detected(detector: FaceDetector | None, image: Image, path: FilePath) -> Landmarks:
+    assert detector is not None
+    try:
+        return detector.detect(image, path).landmarks_px
+    except NoFaceError as error:
+        raise NoFaceError(f"{error}; or give its landmarks by --portrait_landmarks (docs/animate.md)") from error

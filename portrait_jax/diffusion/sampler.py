@@ -59,6 +59,23 @@ def guided_step(
     Everything that does not depend on the step, such as joining the branches, happens here, outside the loop.
 
     Raises:
+        ConfigError, ShapeError: see `guided`.
+    """
+    predict = guided(denoise, conditionings, guidance, batched=batched)
+
+    def step(state: PyTree, index: Index, noise: Array | None = None) -> PyTree:
+        timestep = jnp.asarray(solver.timesteps)[index]
+        return solver.step(state, predict(solver.result(state), timestep), index, noise)
+
+    return step
+
+
+def guided(
+    denoise: Denoise, conditionings: Mapping[str, Conditioning], guidance: Guidance, *, batched: bool = True
+) -> Callable[[Array, Array], Array]:
+    """Builds predict(noisy latents, scalar timestep) → the prediction that the guidance makes of its branches'.
+
+    Raises:
         ConfigError: if a branch that the guidance needs is missing.
         ShapeError: if `batched` and the branches differ in fields or shapes.
     """
@@ -67,13 +84,7 @@ def guided_step(
             raise ConfigError(f"guidance needs a conditioning named '{name}'{nearest(name, list(conditionings))}")
     run = one_batch if batched and len(guidance.branches) > 1 else one_by_one
     predict = run(denoise, {name: conditionings[name] for name in guidance.branches})
-
-    def step(state: PyTree, index: Index, noise: Array | None = None) -> PyTree:
-        timestep = jnp.asarray(solver.timesteps)[index]
-        predictions = predict(solver.result(state), timestep)
-        return solver.step(state, guidance.combine(predictions), index, noise)
-
-    return step
+    return lambda x, timestep: guidance.combine(predict(x, timestep))
 
 
 def sample(

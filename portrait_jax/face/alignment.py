@@ -201,6 +201,8 @@ class LandmarkSequence(NamedTuple):
     width: int
     height: int
     landmarks: Landmarks
+    expression: Float[np.ndarray, " f"] | None = None
+    """How much expression each frame shows, if known: the sum of MediaPipe's blendshape scores without "neutral"."""
 
 
 _MAX_FRAMES, _MAX_BYTES = 200_000, 1 << 30
@@ -209,6 +211,8 @@ _MAX_FRAMES, _MAX_BYTES = 200_000, 1 << 30
 def save_landmarks(path: FilePath, sequence: LandmarkSequence) -> None:
     """Writes a landmark sequence as a compressed `.npz`, rounded to 1/64 pixel (twice as small on disk)."""
     fields = {"fps": np.array(sequence.fps, np.float64), "size": np.array([sequence.width, sequence.height])}
+    if sequence.expression is not None:
+        fields["expression"] = np.asarray(sequence.expression, np.float32)
     with atomic_output(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, value in fields.items():
             with archive.open(f"{name}.npy", "w") as file:
@@ -237,6 +241,7 @@ def load_landmarks(path: FilePath) -> LandmarkSequence:
                 raise InputFileError(f"{problem}: it unpacks to more than {_MAX_BYTES >> 30} GiB; {advice}")
         with np.load(path, allow_pickle=False) as stored:
             landmarks, fps, size = stored["landmarks"], stored["fps"], stored["size"]
+            expression = stored.get("expression")
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
         raise InputFileError(f"{problem} ({error}); {advice}") from error
     if landmarks.ndim != 3 or landmarks.shape[1:] != (NUM_LANDMARKS, 3) or not 0 < len(landmarks) <= _MAX_FRAMES:
@@ -247,4 +252,10 @@ def load_landmarks(path: FilePath) -> LandmarkSequence:
         raise InputFileError(f"{problem}: it holds values that are not finite numbers; {advice}")
     if fps.shape or size.shape != (2,) or not 0 < float(fps) <= 240 or not ((size > 0) & (size <= 16384)).all():
         raise InputFileError(f"{problem}: frame rate {fps} or size {size} is out of range; {advice}")
-    return LandmarkSequence(float(fps), int(size[0]), int(size[1]), landmarks)
+    if expression is not None and (expression.shape != landmarks.shape[:1] or not _finite(expression)):
+        raise InputFileError(f"{problem}: its expression scores are not one finite number a frame; {advice}")
+    return LandmarkSequence(float(fps), int(size[0]), int(size[1]), landmarks, expression)
+
+
+def _finite(values: np.ndarray) -> bool:
+    return values.dtype.kind == "f" and bool(np.isfinite(values).all())

@@ -114,10 +114,18 @@ def frame_noise(
         share: correlation between frames, see `mixed_noise`.
     """
 
+    return noise_of(key, start + jnp.arange(length), shape, share)
+
+
+def noise_of(
+    key: PRNGKeyArray, frames: Int[Array, " f"], shape: tuple[int, int, int, int], share: float = 0.0
+) -> Float[Array, "b f h w c"]:
+    """`frame_noise` of any frames, by their numbers."""
+
     def one(frame: Array) -> Array:
         return jax.random.normal(jax.random.fold_in(key, frame), shape, jnp.float32)
 
-    own = jax.vmap(one, out_axes=1)(start + jnp.arange(length))
+    own = jax.vmap(one, out_axes=1)(frames)
     return mixed_noise(own, one(jnp.asarray(_COMMON_STREAM))[:, None], share)
 
 

@@ -41,6 +41,25 @@ def test_resampling_keeps_duration_and_motion(frames, fps, wanted):
     np.testing.assert_allclose(found.landmarks[:, 0, 0], expected, atol=1e-4)
 
 
+def test_expression_is_resampled_with_the_landmarks():
+    sequence = moving(9, 25.0)
+    scored = sequence._replace(expression=sequence.landmarks[:, 0, 0])
+    found = resample(scored, 40.0)
+    np.testing.assert_allclose(found.expression, found.landmarks[:, 0, 0], atol=1e-6)
+    assert resample(sequence, 40.0).expression is None
+
+
+def test_a_videos_expression_is_the_sum_of_its_scores_and_survives_the_cache(folder, clip, tmp_path):
+    class Scored(scene.fake_detector(clip)):
+        def detect(self, image, source="the image", frame=None):
+            found = super().detect(image, source, frame)
+            return found._replace(blendshapes=np.full(52, (frame or 0) + 1, np.float32))
+
+    for _ in range(2):
+        driving = load_driving(folder / "driving.mp4", detector=Scored, cache=tmp_path)
+        np.testing.assert_allclose(driving.sequence.expression, 51 * np.arange(1, scene.FRAMES + 1))
+
+
 def test_a_sequence_at_its_own_rate_is_itself():
     sequence = moving(5, 25.0)
     assert resample(sequence, None) is sequence and resample(sequence, 25.0) is sequence

@@ -8,8 +8,8 @@ import pytest
 from data import synthetic
 from data.synthetic.head import HeadShape, View
 from portrait_jax.animation import load_portrait
-from portrait_jax.errors import InputFileError, MultipleFacesError, NoFaceError
-from portrait_jax.face.alignment import LandmarkSequence, save_landmarks
+from portrait_jax.errors import ConfigError, InputFileError, MultipleFacesError, NoFaceError
+from portrait_jax.face.alignment import LandmarkSequence, load_landmarks, save_landmarks
 from portrait_jax.face.crops import face_box
 from portrait_jax.face.detector import FaceDetector
 from portrait_jax.media.image import read_image, write_image
@@ -87,6 +87,29 @@ def test_small_and_long_pictures_give_squares(stored, height, width):
     assert portrait.image.shape == (128, 128, 3)
     inside = portrait.landmarks[:468, :2]
     assert inside.min() > -8 and inside.max() < 136
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 200), (173, 400), (128, 128), (61, 60)])
+def test_a_whole_picture_lies_on_black_bars_with_its_landmarks(stored, height, width):
+    image, landmarks = stored(height, width, size=max(height, width), x=0.3, y=0.3, scale=0.25)
+    portrait = load_portrait(image, 128, landmarks=landmarks, framing="whole")
+    assert portrait.image.shape == (128, 128, 3)
+    scale = 128 / max(height, width)
+    inner = int(height * scale), int(width * scale)
+    filled = portrait.image.any(axis=-1)
+    assert (filled.any(axis=1).sum(), filled.any(axis=0).sum()) == inner
+    assert abs(int(filled.any(axis=0).argmax()) - (128 - inner[1]) / 2) <= 0.5
+    points, own = portrait.landmarks, load_landmarks(landmarks).landmarks[0]
+    np.testing.assert_allclose(np.diff(points[:, 0]), np.diff(own[:, 0]) * inner[1] / width, atol=1e-3)
+    np.testing.assert_allclose(np.diff(points[:, 1]), np.diff(own[:, 1]) * inner[0] / height, atol=1e-3)
+    x, y = points[468, :2].astype(int)
+    assert portrait.image[y - 1 : y + 2, x - 1 : x + 2].min() < 90, "the pupil is the darkest part of the eye"
+
+
+def test_an_unknown_framing_is_named(stored):
+    image, landmarks = stored(64, 64)
+    with pytest.raises(ConfigError, match="'hole' is not known; did you mean 'whole'"):
+        load_portrait(image, 32, landmarks=landmarks, framing="hole")
 
 
 def test_landmarks_of_another_picture_are_refused_with_both_sizes(stored, tmp_path):

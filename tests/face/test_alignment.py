@@ -238,6 +238,9 @@ def test_stored_landmarks_come_back(tmp_path):
     np.testing.assert_allclose(load_landmarks(tmp_path / "b.npz").landmarks, many, atol=1 / 128)
     with np.load(tmp_path / "b.npz") as stored:
         assert set(stored.files) == {"landmarks", "fps", "size"} and stored["fps"].shape == ()
+    scored = LandmarkSequence(25.0, 256, 128, driving, np.arange(len(driving), dtype=np.float32))
+    save_landmarks(tmp_path / "c.npz", scored)
+    np.testing.assert_array_equal(load_landmarks(tmp_path / "c.npz").expression, scored.expression)
 
 
 def _npz(path, **changed):
@@ -258,6 +261,8 @@ class _Dangerous:
     (lambda path: _npz(path, landmarks=np.full((2, 478, 3), np.nan)), "not finite"),
     (lambda path: _npz(path, landmarks=np.array([_Dangerous()], object)), "allow_pickle"),
     (lambda path: _npz(path, size=np.array([0, 10**9])), "out of range"),
+    (lambda path: _npz(path, expression=np.zeros(3, np.float32)), "not one finite number a frame"),
+    (lambda path: _npz(path, expression=np.full(2, np.inf)), "not one finite number a frame"),
 ])  # fmt: skip
 def test_files_that_are_no_landmarks_are_refused_by_name(tmp_path, make, words):
     path = tmp_path / "a.npz"

@@ -1,0 +1,86 @@
+"""Animates by windows that are denoised jointly (`long_video.joint`): step by step, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from portrait_jax.diffusion.guidance import Guidance
+from portrait_jax.diffusion.sampler import guided
+from portrait_jax.diffusion.solvers import Solver
+from portrait_jax.long_video.joint import Predict, Tiles, joint_steps
+from portrait_jax.systems.system import System
+from portrait_jax.typing import Array, Float, Int, PyTree, Video
+
+KEPT_DRAWINGS = 4
+"""Windows whose control images are kept from one solver step to the next; those of longer videos are drawn anew."""
+
+Done = tuple[Float[np.ndarray, "f h w c"], int, dict[str, PyTree]]
+"""Latents of the frames that are done now (often none), the group to go on with, and the carry to go on from."""
+
+
+def blank(solver: Solver, shape: tuple[int, int, int]) -> dict[str, PyTree]:
+    """The carry before the first step; `shape` is (h, w, c) of one frame's latents."""
+    nothing = jnp.zeros((1, 0, *shape))
+    return {"step": np.zeros((), int), "state": solver.init(nothing), "held": np.asarray(nothing[0])}
+
+
+def window_prediction(system: System, solver: Solver, guidance: Guidance) -> Callable[..., Array]:
+    """Jits predict(params, portrait's conditioning, control u8 "1 t h w 3", noisy latents, solver step).
+
+    The driving signal is encoded in every step anew: that costs a hundredth of the step, and keeping it for all frames
+    would take megabytes for each.
+    """
+
+    @jax.jit
+    def predict(params, still, control, x, step):
+        branches = system.encode_driving(params, still, {"control": control})
+        run = guided(partial(system.denoise, params), branches, guidance)
+        return run(x, jnp.asarray(solver.timesteps)[step])
+
+    return predict
+
+
+def drawn_prediction(
+    predict: Callable[..., Array], params: PyTree, still: Any, drawing: Callable[[Int[np.ndarray, " f"]], Video]
+) -> Predict:
+    """`window_prediction` with its parameters, and control images drawn as they are needed."""
+
+    @lru_cache(KEPT_DRAWINGS)
+    def control(frames: tuple[int, ...]) -> Video:
+        return drawing(np.array(frames))
+
+    return lambda frames, x, step: predict(params, still, control(tuple(frames.tolist()))[None], x, step)
+
+
+def sample_groups(
+    predict: Predict,
+    noise: Callable[[Int[np.ndarray, " f"]], Array],
+    tiles: Tiles,
+    solver: Solver,
+    start: int,
+    carry: dict[str, PyTree],
+) -> Iterator[Done]:
+    """Samples group after group and yields after each solver step, frames in order as soon as all before them are done.
+
+    Args:
+        predict: see `long_video.joint.Predict`.
+        noise: frame numbers → their unit-variance noise "1 f h w c".
+        start, carry: where to go on: what an earlier run yielded, or 0 and `blank`.
+    """
+    for group in range(start, tiles.count):
+        step, held = int(carry["step"]), np.asarray(carry["held"])
+        begin = solver.init(noise(tiles.under(group))) if step == 0 else carry["state"]
+        for number, state in enumerate(joint_steps(predict, begin, tiles, group, solver, step), step + 1):
+            if number < solver.steps:
+                yield held[:0], group, {"step": np.array(number), "state": jax.device_get(state), "held": held}
+        latents = np.concatenate([held, np.asarray(solver.result(state)[0])])
+        frames = np.concatenate([tiles.held(group), tiles.under(group)])
+        ordered, done = latents[np.argsort(frames)], int((frames < tiles.first_frame(group + 1)).sum())
+        carry = {**blank(solver, latents.shape[1:]), "held": ordered[done:]}
+        yield ordered[:done], group + 1, carry

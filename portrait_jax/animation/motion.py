@@ -1,0 +1,57 @@
+"""How a driver's motion is moved onto a portrait: the choices of `sampling.alignment`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from portrait_jax.animation.portrait import Portrait
+from portrait_jax.errors import ConfigError, nearest
+from portrait_jax.face.alignment import Alignment, LandmarkSequence
+from portrait_jax.face.geometry import load_geometry
+from portrait_jax.face.metric import MetricAlignment
+
+Align = Callable[[np.ndarray], np.ndarray]
+"""Landmarks of some driving frames (pixels of these) → landmarks in pixels of the portrait."""
+
+
+def make_alignment(
+    kind: str, driving: LandmarkSequence, portrait: Portrait, *, rotation: str, bundle: Callable[[], Path]
+) -> Align:
+    """Settles an alignment by the whole clip.
+
+    Args:
+        kind: "proportional" (`face.alignment`) or "metric" (`face.metric`, the release's).
+        rotation: "absolute" or "relative", see there.
+        bundle: where MediaPipe's face model is; only called for "metric".
+
+    Raises:
+        ConfigError: an unknown kind or rotation. InputFileError: a face model without the canonical face.
+    """
+    if kind not in ALIGNMENTS:
+        raise ConfigError(f"sampling.alignment '{kind}' is not known{nearest(kind, list(ALIGNMENTS))}")
+    return ALIGNMENTS[kind](driving, portrait, rotation, bundle)
+
+
+def _proportional(driving: LandmarkSequence, portrait: Portrait, rotation: str, bundle: Callable[[], Path]) -> Align:
+    return Alignment.of(driving.landmarks, portrait.landmarks, mode=rotation)
+
+
+def _metric(driving: LandmarkSequence, portrait: Portrait, rotation: str, bundle: Callable[[], Path]) -> Align:
+    height, width = portrait.image.shape[:2]
+    scores = driving.expression
+    return MetricAlignment.of(
+        driving.landmarks,
+        (driving.width, driving.height),
+        portrait.landmarks,
+        (width, height),
+        load_geometry(bundle()),
+        neutral_index=None if scores is None else int(np.argmin(scores)),
+        mode=rotation,
+    )
+
+
+ALIGNMENTS: Mapping[str, Callable[..., Align]] = MappingProxyType({"proportional": _proportional, "metric": _metric})

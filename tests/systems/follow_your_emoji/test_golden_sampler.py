@@ -1,0 +1,94 @@
+"""The whole sampling loop of Follow-Your-Emoji equals the original's: a short clip, wrapped windows, Gaussian tiles.
+
+The encoders are stubs, as in the original's run: their outputs are golden inputs. Reference net, denoiser, guidance, solver and
+windows are those that animate.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from portrait_jax.adapters.landmark_guider import LandmarkGuiderConfig
+from portrait_jax.animation import Animator, joint
+from portrait_jax.autoencoders.kl import KLConfig
+from portrait_jax.diffusion.schedule import make_schedule
+from portrait_jax.encoders.clip_vision import CLIPVisionConfig
+from portrait_jax.systems.follow_your_emoji import FollowYourEmoji, LossConfig
+from portrait_jax.systems.system import SamplingConfig
+from tests.golden import assert_close, channels_last
+from tests.systems.follow_your_emoji.original import build, case, unet_config
+
+
+class Stubbed(FollowYourEmoji):
+    """Encoders whose parameters are their outputs; a control image says in its first pixel which frame it is."""
+
+    @property
+    def image_encoder(self):
+        return SimpleNamespace(apply=lambda variables, pixels: variables["params"])
+
+    @property
+    def guider(self):
+        def apply(variables, control_01):
+            return variables["params"][jnp.round(255 * control_01[0, :, 0, 0, 0]).astype(int)][None]
+
+        return SimpleNamespace(apply=apply)
+
+    def to_latents(self, params, image_pm1):
+        return params["autoencoder"]
+
+
+def stubbed(golden, sampling: SamplingConfig) -> Stubbed:
+    config = unet_config(case("unet"))
+    noise = case("scheduler").config
+    return Stubbed(
+        KLConfig(), config, LandmarkGuiderConfig(out_channels=config.block_out_channels[0]), CLIPVisionConfig(),
+        make_schedule(noise["beta_schedule"], zero_terminal_snr=noise["rescale_betas_zero_snr"]),
+        LossConfig(), sampling, {}, 8 * golden.inputs["ref_latents_scaled"].shape[-1], "released", jnp.float32,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {
+        subnet: build(case(name), subnet)[1]["params"]
+        for subnet, name in (("reference", "referencenet"), ("denoiser", "unet"))
+    }
+
+
+@pytest.mark.parametrize("kind", ["short", "context", "long"])
+def test_sampling_matches_golden(networks, kind):
+    golden = case("sampler")
+    settings = golden.settings
+    long, context = settings["long"], settings["context"]
+    windows = {"strategy": "tiled", "window": long["t_tile_length"], "overlap": long["t_tile_overlap"]}
+    if kind != "long":
+        windows = {"strategy": "wrapped", "window": context["context_frames"]}
+    sampling = SamplingConfig("ddim", settings["steps"], settings["guidance_scale"], previous="stride", **windows)
+    system = stubbed(golden, sampling)
+    latents = channels_last(golden.inputs[f"{kind}.latents"])
+    params = {
+        **networks,
+        "image_encoder": golden.inputs["clip_hidden_states"],
+        "guider": channels_last(golden.inputs[f"{kind}.lmk_cond_fea"])[0],
+        "autoencoder": channels_last(golden.inputs["ref_latents_scaled"][:, :, None]),
+    }
+    animator = Animator(system, params)
+    tiles, side = animator.plan(latents.shape[1]), system.image_size
+    if kind == "context":
+        assert tiles.index.tolist() == context["windows"]
+
+    def drawing(frames):
+        return np.broadcast_to(frames.astype(np.uint8)[:, None, None, None], (len(frames), side, side, 3))
+
+    still = jax.jit(system.encode_portrait)(params, jnp.zeros((1, side, side, 3), jnp.uint8))
+    predict = joint.window_prediction(system, animator.solver, animator.rule)
+    predict = joint.drawn_prediction(predict, params, still, drawing)
+    found = joint.sample_groups(
+        predict, lambda frames: jnp.asarray(latents[:, frames]), tiles, animator.solver, 0, animator.blank()
+    )
+    assert_close(np.concatenate([done for done, *_ in found])[None], channels_last(golden.outputs[f"{kind}.latents"]))
