@@ -14,3 +14,14 @@ def to_pm1(image_u8: Array) -> Float[Array, "*b h w 3"]:
 def to_u8(image_pm1: Array) -> np.ndarray:
     """[−1, 1] → 0..255, clipped and rounded, on the host."""
     return np.asarray(jnp.clip(jnp.round((image_pm1.astype(jnp.float32) + 1) * 127.5), 0, 255).astype(jnp.uint8))
+
+
+def worn(image_u8: Array) -> Array:
+    """0..255 after a trip to [−1, 1] in float32 and back that cuts off fractions, as some pipelines make it: 1..63 lose one."""
+    return image_u8 - ((image_u8 > 0) & (image_u8 < 64)).astype(image_u8.dtype)
+
+
+def cut(image_pm1: Array) -> Float[Array, "*b h w 3"]:
+    """[−1, 1] → the next lower of the 256 levels, still in [−1, 1]: what cutting off fractions makes of a picture."""
+    level = jnp.floor(jnp.clip(image_pm1.astype(jnp.float32) / 2 + 0.5, 0, 1) * 255)
+    return level / 127.5 - 1

@@ -44,10 +44,13 @@ class CLIPVisionConfig(Tower):
         return (self.image_size // self.patch) ** 2 + 1
 
 
-def clip_pixels(image_pm1: Float[Array, "b h w 3"], size: int = 224) -> Float[Array, "b s s 3"]:
+def clip_pixels(
+    image_pm1: Float[Array, "b h w 3"], size: int = 224, *, whole_levels: bool = False
+) -> Float[Array, "b s s 3"]:
     """CLIP's preprocessing: shortest side to `size` (bicubic, antialiased), centre crop, CLIP's mean and std.
 
-    The image is clamped to [−1, 1] before and after resizing, as 8-bit images are.
+    The image is clamped to [−1, 1] before and after resizing, as 8-bit images are. With `whole_levels` it is one: width, then
+    height, is resized and rounded to 256 levels, as Pillow does it in transformers' processor.
     """
     height, width = image_pm1.shape[1:3]
     scale = size / min(height, width)
@@ -58,7 +61,10 @@ def clip_pixels(image_pm1: Float[Array, "b h w 3"], size: int = 224) -> Float[Ar
     )
     x = jnp.clip(image_pm1.astype(jnp.float32), -1, 1)
     if scale != 1:
-        x = jnp.clip(jax.image.resize(x, (x.shape[0], *new, 3), "cubic", antialias=True), -1, 1)
+        across = (height, new[1]) if whole_levels else new
+        for shape in dict.fromkeys((across, new)):
+            x = jnp.clip(jax.image.resize(x, (x.shape[0], *shape, 3), "cubic", antialias=True), -1, 1)
+            x = jnp.round((x + 1) * 127.5) / 127.5 - 1 if whole_levels else x
     top, left = (new[0] - size) // 2, (new[1] - size) // 2
     x = x[:, top : top + size, left : left + size]
     return ((x + 1) / 2 - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)

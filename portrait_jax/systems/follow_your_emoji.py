@@ -18,7 +18,7 @@ from einops import rearrange
 
 from portrait_jax.adapters.landmark_guider import LandmarkGuider, LandmarkGuiderConfig
 from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
-from portrait_jax.autoencoders.pixels import to_pm1
+from portrait_jax.autoencoders.pixels import cut, to_pm1, worn
 from portrait_jax.backbones.unet import UNet, UNetConfig
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.noise import mixed_noise
@@ -65,6 +65,8 @@ class FollowYourEmoji:
     dtype: Any
     prediction: str = "v"
     """What the denoiser predicts, see `diffusion.prediction`."""
+    whole_levels: bool = False
+    """Whether pictures pass through 8-bit levels where the release's do: before CLIP, before the autoencoder and after it."""
     name: str = "follow_your_emoji"
 
     batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "control", "expression_mask", "oval_mask")
@@ -113,6 +115,7 @@ class FollowYourEmoji:
             drawing_style=model.drawing_style,
             dtype=compute_dtype(config.compute_dtype),
             prediction=model.get("prediction", "v"),
+            whole_levels=model.get("whole_levels", False),
         )
 
     # The networks. All are plain functions of their parameters; building one costs nothing.
@@ -177,7 +180,7 @@ class FollowYourEmoji:
         """
         image = to_pm1(portrait_u8)
         tokens = self.image_encoder.apply({"params": params["image_encoder"]}, self._pixels(image))
-        latent = self.to_latents(params, image[:, None])
+        latent = self.to_latents(params, (to_pm1(worn(portrait_u8)) if self.whole_levels else image)[:, None])
         time = jnp.zeros((image.shape[0],))
         _, reference = self.reference.apply(
             {"params": params["reference"]}, latent, time, Conditioning(image_tokens=tokens), capture=True
@@ -209,6 +212,7 @@ class FollowYourEmoji:
         batch, unscaled = latents.shape[0], latents / self.autoencoder_config.scaling_factor
         frames = rearrange(unscaled, "b f h w c -> (b f) h w c")
         images = self.autoencoder.apply({"params": params["autoencoder"]}, frames, method="decode")
+        images = cut(images) if self.whole_levels else images
         return rearrange(images, "(b f) h w c -> b f h w c", b=batch)
 
     def to_latents(self, params: Params, image_pm1: Float[Array, "b f H W 3"]) -> Float[Array, "b f h w c"]:
@@ -219,7 +223,7 @@ class FollowYourEmoji:
         return rearrange(scaled, "(b f) h w c -> b f h w c", b=image_pm1.shape[0])
 
     def _pixels(self, image_pm1: Float[Array, "b h w 3"]) -> Float[Array, "b s s 3"]:
-        return clip_pixels(image_pm1, self.image_encoder_config.image_size)
+        return clip_pixels(image_pm1, self.image_encoder_config.image_size, whole_levels=self.whole_levels)
 
     # Training
 

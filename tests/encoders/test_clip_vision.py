@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from portrait_jax.encoders import CLIPVision, CLIPVisionConfig, clip_pixels
 from portrait_jax.encoders.clip_vision import MEAN, STD
@@ -66,6 +67,20 @@ def test_preprocessing_resizes_the_short_side_crops_the_centre_and_normalises():
     assert clip_pixels(jnp.zeros((2, 37, 23, 3)), 8).shape == (2, 8, 8, 3)
     black = clip_pixels(jnp.full((1, 16, 16, 3), -3.0), 8)
     np.testing.assert_allclose(black[0, 0, 0], -np.array(MEAN) / np.array(STD), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (50, 37)])
+def test_with_whole_levels_the_pixels_are_those_of_pillow(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    new = tuple(int(16 * side / min(shape)) for side in shape)
+    expected = np.array(Image.fromarray(image).resize(new[::-1], Image.Resampling.BICUBIC))
+    top, left = (new[0] - 16) // 2, (new[1] - 16) // 2
+    expected = expected[top : top + 16, left : left + 16].astype(int)
+    for whole, least in ((True, 0.999), (False, 0.0)):
+        pixels = clip_pixels(jnp.asarray(image)[None] / 127.5 - 1, 16, whole_levels=whole)
+        levels = 255 * (np.asarray(pixels[0]) * np.array(STD) + np.array(MEAN))
+        assert np.abs(levels - expected).max() <= 1.01
+        assert (np.abs(levels - expected) < 1e-2).mean() >= least
 
 
 def test_mistakes_name_the_remedy():
