@@ -160,10 +160,15 @@ def expanded(inputs: Sequence[str], parts: Sequence[Part]) -> list[tuple[str, Pa
         inside: list[tuple[str, Path]] = []
         for part in parts:
             if path.is_dir() and part.file and not wanted:
-                places = (path / part.file, (path / part.file).with_suffix(".safetensors"))
-                inside += [(part.subnet, place) for place in places[::-1] if place.exists()][:1]
+                inside += [(part.subnet, place) for place in places(path, part.file) if place.exists()][:1]
         result += inside or [(wanted, path)]
     return result
+
+
+def places(folder: Path, file: str) -> list[Path]:
+    """Where a part of a release may lie in a folder: where its program expects it, or with others side by side."""
+    spots = [folder / name for name in dict.fromkeys((file, Path(file).name))]
+    return [place for spot in spots for place in (spot.with_suffix(".safetensors"), spot)]
 
 
 def parts_of(

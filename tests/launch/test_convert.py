@@ -41,7 +41,10 @@ def test_a_published_file_comes_back_as_it_was(root, tmp_path):
     path = save(tmp_path / "lmk_guider.safetensors", tensors)
     done = run(root, "import", "--layout", "follow_your_emoji", "--input", path, "--output", tmp_path / "ours")
     assert done.returncode == 0, done.stderr
-    assert "imported guider (16 tensors)" in done.stdout and "not given: denoiser (unet.pth)" in done.stdout
+    assert (
+        "imported guider (16 tensors)" in done.stdout
+        and "not given: denoiser (follow-your-emoji/unet.pth)" in done.stdout
+    )
     layout = ["--layout", "follow_your_emoji", "--checkpoint", tmp_path / "ours"]
     done = run(root, "export", *layout, "--output", tmp_path / "back.safetensors")
     assert done.returncode == 0, done.stderr

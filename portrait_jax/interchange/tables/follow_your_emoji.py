@@ -1,4 +1,9 @@
-"""Follow-Your-Emoji's release: three files of its own, and the two published networks it stands on."""
+"""Follow-Your-Emoji's release: three files of its own, and the two published networks it stands on.
+
+Files lie as the release's program expects them below its checkpoint folder; they are also found side by side.
+"""
+
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +56,7 @@ DENOISER = Part(
     KeyMap(fillers=(POSITIONS,)),
     denoiser_shapes,
     Signature(("conv_in.weight", "clip_fc.weight", "conv_out.weight"), (), {"conv_in.weight": (320, 4, 3, 3)}),
-    "unet.pth",
+    "follow-your-emoji/unet.pth",
 )
 REFERENCE = Part(
     "reference",
@@ -62,7 +67,7 @@ REFERENCE = Part(
         (r"conv_out\.", r".*\.motion_modules\."),
         {"conv_in.weight": (320, 4, 3, 3)},
     ),
-    "referencenet.pth",
+    "follow-your-emoji/referencenet.pth",
 )
 GUIDER = Part(
     "guider",
@@ -73,13 +78,15 @@ GUIDER = Part(
         (r"(down|up|mid)_blocks?\.", r"conditioning_", r"cross_attn"),
         {"conv_in.weight": (16, 3, 3, 3), "conv_out.weight": (320, 256, 3, 3)},
     ),
-    "lmk_guider.pth",
+    "follow-your-emoji/lmk_guider.pth",
 )
+AUTOENCODER = replace(AUTOENCODER_PART, file="sd-vae-ft-mse")
+IMAGE_ENCODER = replace(vision_part(VIT_L), file="sd-image-variations-diffusers/image_encoder")
 LAYOUTS = (
     Layout(
         "follow_your_emoji",
         "Follow-Your-Emoji's release with its autoencoder and image encoder",
-        (DENOISER, REFERENCE, GUIDER, AUTOENCODER_PART, vision_part(VIT_L)),
+        (DENOISER, REFERENCE, GUIDER, AUTOENCODER, IMAGE_ENCODER),
         (
             "follow-your-emoji/unet.pth",
             "follow-your-emoji/referencenet.pth",
