@@ -11,7 +11,7 @@ from flax import struct
 
 from portrait_jax.typing import Array, Float
 
-PER_FRAME = ("spatial", "level_residuals", "skip_residuals", "audio", "motion")
+PER_FRAME = ("spatial", "level_residuals", "skip_residuals", "audio", "motion", "known", "given")
 """Fields that carry a frame axis (axis 1); `window` slices exactly these."""
 
 
@@ -38,6 +38,10 @@ class Conditioning:
     """One residual per skip connection in running order, then one for the middle block (ControlNet)."""
     audio: Float[Array, "b f k d"] | None = None
     motion: Float[Array, "b f k d"] | None = None
+    known: Float[Array, "b f h w c"] | None = None
+    """Clean latents of the frames that are given, zeros for the others (`long_video.known`)."""
+    given: Float[Array, "b f"] | None = None
+    """1 for frames whose clean latents are given, 0 for frames that the network has to make."""
 
     if TYPE_CHECKING:  # flax makes it, and does not tell.
 

@@ -33,6 +33,7 @@ from portrait_jax.nn.temporal import TemporalConfig, temporal_slot
 from portrait_jax.typing import Array, Float, Num
 
 CONTEXT_FIELDS = ("image_tokens", "text")
+INPUT_FIELDS = ("known", "given")
 Captured = dict[str, Float[Array, "b f n d"]]
 
 
@@ -41,6 +42,7 @@ class UNetConfig:
     """Sizes of a UNet; the defaults are Stable Diffusion 1.5's."""
 
     in_channels: int = 4
+    """Channels of the noisy latents."""
     out_channels: int = 4
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     """Width of each level, finest first; each level but the last halves space."""
@@ -60,6 +62,9 @@ class UNetConfig:
     image_prompt_dim: int | None = None
     """Width of those tokens if a linear layer `clip_fc` brings them to `context_dim`."""
     gradient_checkpointing: bool = False
+    joined_inputs: tuple[str, ...] = ()
+    """Fields of the conditioning joined to the noisy latents before the first convolution, in this order: `known` (as wide
+    as the latents), `given` (one channel). Absent ones count as zeros: nothing is known."""
     place_embedding: bool = False
     """Adds a linear map of `place_table` to conv_in's output. A pretrained network knows places from its convolutions' padding;
     one trained from scratch finds the same place in a reference much sooner if told."""
@@ -74,6 +79,14 @@ class UNetConfig:
             raise ConfigError(
                 f"cross-attention cannot read '{self.context_field}'{nearest(self.context_field, CONTEXT_FIELDS)}"
             )
+        for field in self.joined_inputs:
+            if field not in INPUT_FIELDS:
+                raise ConfigError(f"the first convolution cannot read '{field}'{nearest(field, INPUT_FIELDS)}")
+
+    @property
+    def joined_channels(self) -> int:
+        """Input channels beside those of the noisy latents."""
+        return sum(self.in_channels if field == "known" else 1 for field in self.joined_inputs)
 
 
 def attention_paths(config: UNetConfig) -> tuple[str, ...]:
@@ -144,7 +157,10 @@ class UNet(nn.Module):
         context = None if config.context_dim is None else self._context(conditioning, batch)
         inputs = Inputs(time, context, conditioning, frames, {})
 
-        hidden = conv3x3(config.block_out_channels[0], dtype=self.dtype, name="conv_in")(x.reshape(-1, *x.shape[2:]))
+        hidden = self._joined(x, conditioning)
+        hidden = conv3x3(config.block_out_channels[0], dtype=self.dtype, name="conv_in")(
+            hidden.reshape(-1, *hidden.shape[2:])
+        )
         if config.place_embedding:
             place = place_table(*hidden.shape[1:3])
             hidden = hidden + nn.Dense(hidden.shape[-1], dtype=self.dtype, name="place_embedding")(place)
@@ -163,6 +179,18 @@ class UNet(nn.Module):
         slots = tuple(s for s in (residual_slot(), *self.slots, *temporal) if use_temporal or not s.over_time)
         stop_at = None if config.output_head else attention_paths(config)[-1]
         return Style(config.num_heads, config.norm_groups, slots, config.gradient_checkpointing, stop_at, self.dtype)
+
+    def _joined(self, x: Float[Array, "b f h w c"], conditioning: Conditioning) -> Float[Array, "b f h w z"]:
+        """The first convolution's input: the noisy latents and what `joined_inputs` names."""
+        parts = [x]
+        for field in self.config.joined_inputs:
+            value = getattr(conditioning, field)
+            if field == "known":
+                parts.append(jnp.zeros_like(x) if value is None else value.astype(x.dtype))
+            else:
+                mask = jnp.zeros(x.shape[:2], x.dtype) if value is None else value.astype(x.dtype)
+                parts.append(jnp.broadcast_to(mask[:, :, None, None, None], (*x.shape[:-1], 1)))
+        return jnp.concatenate(parts, axis=-1)
 
     def _context(self, conditioning: Conditioning, batch: int) -> Float[Array, "b k d"]:
         """Tokens for cross-attention. Equal tokens attend like one of them, so zero tokens need no number."""

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from portrait_jax.adapters.image_prompt import ImagePromptConfig, Resampler
 from portrait_jax.adapters.landmark_guider import LandmarkGuider, LandmarkGuiderConfig
 from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
 from portrait_jax.autoencoders.pixels import cut, to_pm1, worn
@@ -26,13 +27,22 @@ from portrait_jax.diffusion.prediction import check_prediction, to_x0_epsilon, t
 from portrait_jax.diffusion.schedule import Schedule, add_noise, make_schedule, signal_noise
 from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
-from portrait_jax.errors import ConfigError
+from portrait_jax.errors import ConfigError, nearest
+from portrait_jax.long_video.known import check_masking, sample_given, tell
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.strips import sample_strip
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Array, Float, Image, Num, Params, PRNGKeyArray, UInt8
+
+PROGRESSIVE = {"none": (), "masked_latents": ("known", "given"), "masked_latents_only": ("known",)}
+"""`model.progressive` → what is joined to the denoiser's noisy latents (§3.3): nothing, as in the release; masked clean latents
+and a mask channel; or the paper's words to the letter, masked clean latents alone."""
+MASKS = ("expression_mask", "oval_mask")
+"""M_e and M_f of the facial fine-grained loss (§3.2)."""
+IMAGE_PROMPTS = ("linear", "resampler")
+"""`model.image_prompt.kind`: how the image encoder's tokens reach cross-attention, see `image_prompt`."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +51,22 @@ class LossConfig:
 
     facial: float = 1.0
     """Weight of the facial fine-grained loss; 0 is the plain diffusion loss."""
+    masks: tuple[str, ...] = MASKS
+    """What that loss looks at, arrays of a batch: a cell counts with the square of how many of them hold it."""
     temporal: bool = False
     """Whether the frames of a clip see each other: the second stage."""
     drop: float = 0.1
     """Share of clips trained without image tokens and reference (open in the paper; needed for guidance)."""
+    masking: str = "mixed"
+    """Which frames of a clip are given where the model is progressive (§3.3): a name of `long_video.known.MASKINGS`."""
+    blank: float = 0.0
+    """Share of such clips with no given frame, which is how keyframes are made (the paper trains none on purpose)."""
+
+    def __post_init__(self) -> None:
+        check_masking(self.masking, self.blank)
+        for mask in self.masks:
+            if mask not in MASKS:
+                raise ConfigError(f"loss.masks has '{mask}', which no batch has{nearest(mask, MASKS)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +89,8 @@ class FollowYourEmoji:
     """What the denoiser predicts, see `diffusion.prediction`."""
     whole_levels: bool = False
     """Whether pictures pass through 8-bit levels where the release's do: before CLIP, before the autoencoder and after it."""
+    image_prompt_config: ImagePromptConfig | None = None
+    """The paper's Q-Former between image encoder and both networks (§3); None: a linear layer in each, as in the release."""
     name: str = "follow_your_emoji"
 
     batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "control", "expression_mask", "oval_mask")
@@ -82,12 +106,15 @@ class FollowYourEmoji:
             )
         autoencoder, denoiser, guider = self.autoencoder_config, self.denoiser_config, self.guider_config
         tokens = denoiser.image_prompt_dim or denoiser.context_dim
+        prompt = self.image_prompt_config
         pairs = {
             "denoiser.in_channels and autoencoder.latent_channels": (denoiser.in_channels, autoencoder.latent_channels),
             "denoiser.out_channels and autoencoder.latent_channels": (denoiser.out_channels, autoencoder.latent_channels),
             "guider.out_channels and denoiser.block_out_channels[0]": (guider.out_channels, denoiser.block_out_channels[0]),
             "the strides of guider and autoencoder": (guider.stride, autoencoder.stride),
-            "denoiser.image_prompt_dim and image_encoder.hidden": (tokens, self.image_encoder_config.hidden),
+            "denoiser.image_prompt_dim and image_encoder.hidden": (
+                (tokens, self.image_encoder_config.hidden) if prompt is None else (tokens, prompt.width)
+            ),
             "image_size and its multiple of the autoencoder's stride": (
                 self.image_size, self.image_size // autoencoder.stride * autoencoder.stride,
             ),
@@ -100,10 +127,16 @@ class FollowYourEmoji:
     def from_config(cls, config: Any) -> FollowYourEmoji:
         """Builds the system from `configs/follow_your_emoji.py`; raises `ConfigError` naming the wrong key."""
         model = config.model
+        prompt = image_prompt(model.get("image_prompt", {"kind": "linear"}), model.denoiser)
+        dim = model.denoiser.get("image_prompt_dim") if prompt is None else None
         return cls(
             autoencoder_config=from_mapping(KLConfig, model.autoencoder),
             denoiser_config=from_mapping(
-                UNetConfig, model.denoiser, temporal=from_mapping(TemporalConfig, model.temporal)
+                UNetConfig,
+                model.denoiser,
+                temporal=from_mapping(TemporalConfig, model.temporal),
+                joined_inputs=joined_inputs(model.get("progressive", "none")),
+                image_prompt_dim=dim,
             ),
             guider_config=from_mapping(LandmarkGuiderConfig, model.guider),
             image_encoder_config=from_mapping(CLIPVisionConfig, model.image_encoder),
@@ -116,6 +149,7 @@ class FollowYourEmoji:
             dtype=compute_dtype(config.compute_dtype),
             prediction=model.get("prediction", "v"),
             whole_levels=model.get("whole_levels", False),
+            image_prompt_config=prompt,
         )
 
     # The networks. All are plain functions of their parameters; building one costs nothing.
@@ -131,7 +165,8 @@ class FollowYourEmoji:
     @property
     def reference(self) -> UNet:
         """The appearance net (§3.1): the denoiser's layout in 2-D, without an output head."""
-        return UNet(replace(self.denoiser_config, temporal=None, output_head=False), dtype=self.dtype)
+        config = replace(self.denoiser_config, temporal=None, output_head=False, joined_inputs=())
+        return UNet(config, dtype=self.dtype)
 
     @property
     def guider(self) -> LandmarkGuider:
@@ -140,6 +175,12 @@ class FollowYourEmoji:
     @property
     def image_encoder(self) -> CLIPVision:
         return CLIPVision(self.image_encoder_config, dtype=self.dtype)
+
+    @property
+    def resampler(self) -> Resampler:
+        """Reads the image encoder's tokens where there is an `image_prompt_config`."""
+        assert self.image_prompt_config is not None
+        return Resampler(self.image_prompt_config, dtype=self.dtype)
 
     def solver(self, steps: int) -> Solver:
         chosen = self.sampling
@@ -152,7 +193,7 @@ class FollowYourEmoji:
         return side, side, self.autoencoder_config.latent_channels
 
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
-        """Fresh parameters of the five networks; reference net and denoiser share theirs, as both originals start from one.
+        """Fresh parameters of all networks; reference net and denoiser share theirs, as both originals start from one.
 
         Flax derives a leaf's random numbers from its path, so that one key gives equal leaves where the paths are equal.
         """
@@ -160,12 +201,16 @@ class FollowYourEmoji:
         keys = dict(zip(("autoencoder", "image_encoder", "guider", "unet"), jax.random.split(rng, 4)))
         image = jnp.zeros((1, self.image_size, self.image_size, 3))
         latent, time = jnp.zeros((1, 1, h, w, c)), jnp.zeros((1,))
-        tokens = self.image_encoder.init_with_output(keys["image_encoder"], self._pixels(image))
+        tokens, encoder = self.image_encoder.init_with_output(keys["image_encoder"], self._pixels(image))
         control = self.guider.init_with_output(keys["guider"], image[:, None])
-        condition = Conditioning(image_tokens=tokens[0], spatial=control[0])
-        return {
+        prompt = {}
+        if self.image_prompt_config is not None:
+            tokens, made = self.resampler.init_with_output(jax.random.fold_in(rng, 4), tokens)
+            prompt = {"image_prompt": made["params"]}
+        condition = Conditioning(image_tokens=tokens, spatial=control[0])
+        return prompt | {
             "autoencoder": self.autoencoder.init(keys["autoencoder"], image)["params"],
-            "image_encoder": tokens[1]["params"],
+            "image_encoder": encoder["params"],
             "guider": control[1]["params"],
             "reference": self.reference.init(keys["unet"], latent, time, condition, capture=True)["params"],
             "denoiser": self.denoiser.init(keys["unet"], latent, time, condition)["params"],
@@ -180,6 +225,8 @@ class FollowYourEmoji:
         """
         image = to_pm1(portrait_u8)
         tokens = self.image_encoder.apply({"params": params["image_encoder"]}, self._pixels(image))
+        if self.image_prompt_config is not None:
+            tokens = self.resampler.apply({"params": params["image_prompt"]}, tokens)
         latent = self.to_latents(params, (to_pm1(worn(portrait_u8)) if self.whole_levels else image)[:, None])
         time = jnp.zeros((image.shape[0],))
         _, reference = self.reference.apply(
@@ -242,6 +289,11 @@ class FollowYourEmoji:
         portrait = self.encode_portrait(params, batch["reference"])
         keep = jax.random.bernoulli(keys[0], 1 - self.loss_config.drop, (clips,)).astype(jnp.float32)
         conditioning = self.encode_driving(params, portrait, {"control": batch["control"]})["cond"]
+        if temporal and self.denoiser_config.joined_inputs:
+            given = sample_given(
+                jax.random.fold_in(rng, 3), clips, frames, self.loss_config.masking, self.loss_config.blank
+            )
+            conditioning = tell(conditioning, latents, given)
 
         level = jax.random.randint(keys[1], (clips, 1 if temporal else frames), 0, self.schedule.length)
         timestep = jnp.broadcast_to(level, (clips, frames)).reshape(-1)
@@ -261,8 +313,9 @@ class FollowYourEmoji:
         alpha, sigma = signal_noise(self.schedule, timestep, clean.ndim)
         target = training_target(self.prediction, clean, noise, alpha, sigma)
         predicted, _ = to_x0_epsilon(self.prediction, noisy, output, alpha, sigma)
-        masks = rearrange(batch["expression_mask"] + batch["oval_mask"], "b f h w 1 -> (b f) h w 1")
-        diffusion, facial = ((output - target) ** 2).mean(), ((masks * (predicted - clean)) ** 2).mean()
+        weight = sum((batch[mask] for mask in self.loss_config.masks), jnp.zeros((clips, frames, 1, 1, 1)))
+        masked = rearrange(weight, "b f h w 1 -> (b f) h w 1") * (predicted - clean)
+        diffusion, facial = ((output - target) ** 2).mean(), (masked**2).mean()
         loss = diffusion + self.loss_config.facial * facial
         return loss, {"diffusion": diffusion, "facial": facial}
 
@@ -276,3 +329,25 @@ def dropped(conditioning: Conditioning, keep: Float[Array, " b"]) -> Conditionin
     tokens = conditioning.image_tokens
     assert tokens is not None
     return conditioning.replace(image_tokens=tokens * keep[:, None, None].astype(tokens.dtype), reference_mask=keep)
+
+
+def joined_inputs(progressive: str) -> tuple[str, ...]:
+    """Looks `model.progressive` up; raises ConfigError with the nearest name."""
+    if progressive not in PROGRESSIVE:
+        raise ConfigError(f"model.progressive '{progressive}' does not exist{nearest(progressive, list(PROGRESSIVE))}")
+    return PROGRESSIVE[progressive]
+
+
+def image_prompt(section: Any, denoiser: Any) -> ImagePromptConfig | None:
+    """`model.image_prompt`: None for kind `linear`; for `resampler` its sizes, as wide as the denoiser's context.
+
+    Raises:
+        ConfigError: for another kind, or a size that a resampler does not have.
+    """
+    settings = dict(section)
+    kind = settings.pop("kind", "linear")
+    if kind not in IMAGE_PROMPTS:
+        raise ConfigError(f"model.image_prompt.kind '{kind}' does not exist{nearest(kind, IMAGE_PROMPTS)}")
+    if kind == "linear":
+        return None
+    return from_mapping(ImagePromptConfig, settings, kind="plus", width=denoiser["context_dim"])

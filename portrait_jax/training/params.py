@@ -186,7 +186,13 @@ def initialise(
 
 
 def read_sources(
-    expected: PyTree, sources: Mapping[str, str], allow_missing: Sequence[str] = (), *, root: str | os.PathLike = "."
+    expected: PyTree,
+    sources: Mapping[str, str],
+    allow_missing: Sequence[str] = (),
+    *,
+    root: str | os.PathLike = ".",
+    allow_unused: Sequence[str] = (),
+    widen: Sequence[str] = (),
 ) -> dict[str, Params]:
     """What a stage starts from, read and checked before any fresh parameter is computed.
 
@@ -195,6 +201,8 @@ def read_sources(
         sources: sub-network → file or workdir; `*` stands for each sub-network that both have and no entry names.
         allow_missing: patterns of leaves that a source may lack.
         root: what `{workdir}` in a source stands for; see `locate`.
+        allow_unused: patterns of leaves that a source may have beyond the model's.
+        widen: patterns of kernels with possibly fewer input channels in a source; see `widened`.
 
     Returns:
         by sub-network, the leaves that replace fresh ones.
@@ -217,9 +225,26 @@ def read_sources(
             raise CheckpointError(f"{source} has no sub-network '{subnet}'{nearest(subnet, list(found))}")
         chosen = sorted(found.keys() & expected.keys() - sources.keys()) if subnet == "*" else [subnet]
         for name in chosen:
-            check_leaves({name: found[name]}, {name: expected[name]}, allow_missing, source)
-            result[name] = found[name]
+            fitting = fitted({name: found[name]}, {name: expected[name]}, allow_unused, widen)
+            check_leaves(fitting, {name: expected[name]}, allow_missing, source)
+            result[name] = fitting[name]
     return result
+
+
+def fitted(found: Params, expected: PyTree, allow_unused: Sequence[str], widen: Sequence[str]) -> dict[str, Params]:
+    """What was found, without leaves that need not be used, and with kernels widened where that is allowed."""
+    want, have = flatten(expected), flatten(found)
+    kept = {name: leaf for name, leaf in have.items() if name in want or not matches(name, allow_unused)}
+    wide = {name: widened(have[name], want[name].shape) for name in kept.keys() & want if matches(name, widen)}
+    return unflatten({**kept, **wide})
+
+
+def widened(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A kernel "… in out" with zeros for the input channels that it lacks; itself where `shape` differs otherwise."""
+    missing = shape[-2] - kernel.shape[-2] if kernel.ndim == len(shape) > 1 else 0
+    if missing <= 0 or (*kernel.shape[:-2], kernel.shape[-1]) != (*shape[:-2], shape[-1]):
+        return kernel
+    return np.concatenate([kernel, np.zeros((*kernel.shape[:-2], missing, kernel.shape[-1]), kernel.dtype)], axis=-2)
 
 
 def load_source(subnet: str, source: str) -> dict[str, Params]:

@@ -55,6 +55,11 @@ class Stage:
     """
     allow_missing: tuple[str, ...] = ()
     """Patterns (as in `trainable`) of leaves that a source may lack: they keep `init`'s values."""
+    allow_unused: tuple[str, ...] = ()
+    """Patterns of leaves that a source may hold and the model does not have, such as the head of a network cut short."""
+    widen: tuple[str, ...] = ()
+    """Patterns of kernels that may have fewer input channels in a source: the further ones start at zero, so that the network
+    begins with what it did before."""
 
     @classmethod
     def from_config(cls, section: Any) -> Stage:

@@ -228,3 +228,43 @@ def test_mistakes_name_the_remedy():
         UNet(config).init(key, jnp.zeros(X), jnp.zeros(2), Conditioning(image_tokens=jnp.zeros((2, 3, 5))))
     with pytest.raises(ConfigError, match="3 norm groups do not divide 8 channels"):
         UNet(replace(SMALL, norm_groups=3)).init(key, jnp.zeros(X), jnp.zeros(2))
+
+
+# Inputs joined to the noisy latents
+
+
+def test_joined_inputs_widen_the_first_convolution_only():
+    plain, joined = (dict(shapes(tree(config))) for config in (SMALL, replace(SMALL, joined_inputs=("known", "given"))))
+    changed = {name for name in plain if plain[name] != joined[name]}
+    assert plain.keys() == joined.keys() and len(changed) == 1
+    (name,) = changed
+    assert name.endswith("conv_in/kernel") and (plain[name][2], joined[name][2]) == (4, 9)
+    assert replace(SMALL, joined_inputs=("known",)).joined_channels == 4
+
+
+def test_joined_inputs_come_after_the_latents_and_absent_ones_are_zeros():
+    config = replace(TINY, joined_inputs=("known", "given"))
+    params = filled(config)
+    x, frames = noise((2, 3, 8, 8, 4), 1), jnp.zeros((2, 3))
+    run = jax.jit(lambda params, told: UNet(config).apply(params, x, jnp.zeros(2), told))
+    nothing = Conditioning(known=0 * x, given=frames)
+    told = Conditioning(known=noise(x.shape, 2), given=frames.at[0, 1].set(1))
+    without = run(params, nothing)
+    np.testing.assert_allclose(run(params, Conditioning()), without, atol=1e-6)
+
+    def deaf(*channels: int):
+        """The same network, whose first convolution passes over some channels."""
+        changed = jax.tree.map(lambda leaf: leaf, params)
+        kernel = params["params"]["conv_in"]["kernel"]
+        changed["params"]["conv_in"]["kernel"] = kernel.at[:, :, jnp.array(channels)].set(0)
+        return changed
+
+    np.testing.assert_allclose(run(deaf(4, 5, 6, 7, 8), told), without, atol=1e-5)
+    moved = np.abs(run(deaf(4, 5, 6, 7), told) - without).max(axis=(2, 3, 4)) > 1e-4
+    assert moved.tolist() == [[False, True, False], [False] * 3], "the mask reaches its own frame"
+    assert np.abs(run(deaf(8), told) - without).max(axis=(2, 3, 4)).min() > 1e-4
+
+
+def test_an_input_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match="cannot read 'knwon'; did you mean 'known'"):
+        replace(SMALL, joined_inputs=("knwon",))

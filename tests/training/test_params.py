@@ -190,6 +190,38 @@ def test_other_shapes_are_named_with_both(tmp_path):
         initialise(params(), {"encoder": str(path)})
 
 
+def test_declared_kernels_are_widened_by_input_channels_of_zero(tmp_path):
+    """Zero, so that the widened network starts as the one that was stored."""
+    path = tmp_path / "x.safetensors"
+    stored = params()
+    narrow = np.asarray(stored["encoder"]["dense"]["kernel"])[:5]
+    stored["encoder"]["dense"]["kernel"] = narrow
+    save_params(path, stored, {})
+    shapes = jax.eval_shape(params)
+    found = read_sources(shapes, {"encoder": str(path)}, widen=("encoder/dense/kernel",))["encoder"]["dense"]["kernel"]
+    assert found.shape == (8, 16)
+    np.testing.assert_array_equal(found[:5], narrow)
+    assert not found[5:].any()
+    with pytest.raises(ShapeError, match=r"stored \(5, 16\), model \(8, 16\)"):
+        read_sources(shapes, {"encoder": str(path)})
+    stored["encoder"]["dense"]["kernel"] = narrow[:, :3]
+    save_params(path, stored, {})
+    with pytest.raises(ShapeError, match=r"stored \(5, 3\), model \(8, 16\)"):
+        read_sources(shapes, {"encoder": str(path)}, widen=("encoder/.*",))
+
+
+def test_declared_leaves_of_a_source_may_stay_unused(tmp_path):
+    path = tmp_path / "x.safetensors"
+    stored = {"encoder": {**params()["encoder"], "head": {"kernel": jnp.ones((2, 2))}}}
+    save_params(path, stored, {})
+    shapes = jax.eval_shape(params)
+    assert_equal(
+        read_sources(shapes, {"encoder": str(path)}, allow_unused=(".*/head/",)), {"encoder": params()["encoder"]}
+    )
+    with pytest.raises(CheckpointError, match=r"1 unknown \(encoder/head/kernel\)"):
+        read_sources(shapes, {"encoder": str(path)}, allow_unused=("head/",))
+
+
 def test_an_unknown_subnet_names_the_nearest(tmp_path):
     path = tmp_path / "x.safetensors"
     save_params(path, {"denoiser": params()["denoiser"]}, {})
