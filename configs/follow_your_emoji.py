@@ -45,7 +45,11 @@ def base() -> ConfigDict:
             "loss": {
                 "facial": 1.0,  # §3.2 adds both losses with weight 1
                 "drop": 0.1,
+                "masks": ("expression_mask", "oval_mask"),
                 "temporal": False,
+                # §3.3, where model.progressive is set: half of the clips by each of its two rules.
+                "masking": "mixed",
+                "blank": 0.0,
             },
             "sampling": {
                 "solver": "dpmpp_2m",
@@ -92,6 +96,8 @@ def model() -> ConfigDict:
                 "image_prompt_dim": 64,
                 "place_embedding": True,
             },
+            # The portrait's latents beside the noisy ones: not in the paper, but as Stable Video Diffusion does it.
+            "portrait_latents": False,
             "temporal": {"num_heads": 4, "max_length": 32, "norm_groups": 8},
             "guider": {"channels": (16, 32, 48), "out_channels": WIDTHS[0], "patch_size": 2},
             # A CLIP vision transformer in small, trained from scratch: there is no pretrained one for cartoons.
@@ -107,6 +113,10 @@ def model() -> ConfigDict:
             # The release's schedule: infer.yaml, zero terminal SNR, velocity.
             "schedule": {"name": "scaled_linear", "zero_terminal_snr": True},
             "prediction": "v",
+            # "masked_latents" adds the paper's input channels (§3.3), which the release does not have.
+            "progressive": "none",
+            # "resampler" is the paper's Q-Former (§3) in place of the linear layers that the release has.
+            "image_prompt": {"kind": "linear"},
         }
     )
 

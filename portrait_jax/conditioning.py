@@ -42,6 +42,8 @@ class Conditioning:
     """Clean latents of the frames that are given, zeros for the others (`long_video.known`)."""
     given: Float[Array, "b f"] | None = None
     """1 for frames whose clean latents are given, 0 for frames that the network has to make."""
+    portrait: Float[Array, "b h w c"] | None = None
+    """Clean latents of the portrait, shared by all frames; zeros = dropped."""
 
     if TYPE_CHECKING:  # flax makes it, and does not tell.
 

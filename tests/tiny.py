@@ -22,6 +22,7 @@ def get_config(stage: str = "demo") -> ConfigDict:
     config = follow_your_emoji.get_config(stage)
     config.model.image_size = config.data.size = SIZE
     config.model.autoencoder.update({"block_out_channels": (8, 8, 8), "norm_groups": 4})
+    config.model.portrait_latents = True
     config.model.denoiser.update(
         {
             "block_out_channels": (8, 16),

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import linen as nn
 
 from portrait_jax.backbones.unet_blocks import (
@@ -33,7 +34,8 @@ from portrait_jax.nn.temporal import TemporalConfig, temporal_slot
 from portrait_jax.typing import Array, Float, Num
 
 CONTEXT_FIELDS = ("image_tokens", "text")
-INPUT_FIELDS = ("known", "given")
+INPUT_FIELDS = {"known": "b f h w c -> b f h w c", "given": "b f -> b f 1 1 1", "portrait": "b h w c -> b 1 h w c"}
+"""What can be joined to the noisy latents: field of the conditioning → how it spreads over frames, places and channels."""
 Captured = dict[str, Float[Array, "b f n d"]]
 
 
@@ -63,8 +65,8 @@ class UNetConfig:
     """Width of those tokens if a linear layer `clip_fc` brings them to `context_dim`."""
     gradient_checkpointing: bool = False
     joined_inputs: tuple[str, ...] = ()
-    """Fields of the conditioning joined to the noisy latents before the first convolution, in this order: `known` (as wide
-    as the latents), `given` (one channel). Absent ones count as zeros: nothing is known."""
+    """Fields of the conditioning joined to the noisy latents before the first convolution, in this order: `known` and
+    `portrait` (as wide as the latents), `given` (one channel). Absent ones count as zeros: nothing is known."""
     place_embedding: bool = False
     """Adds a linear map of `place_table` to conv_in's output. A pretrained network knows places from its convolutions' padding;
     one trained from scratch finds the same place in a reference much sooner if told."""
@@ -81,12 +83,16 @@ class UNetConfig:
             )
         for field in self.joined_inputs:
             if field not in INPUT_FIELDS:
-                raise ConfigError(f"the first convolution cannot read '{field}'{nearest(field, INPUT_FIELDS)}")
+                raise ConfigError(f"the first convolution cannot read '{field}'{nearest(field, tuple(INPUT_FIELDS))}")
 
     @property
     def joined_channels(self) -> int:
         """Input channels beside those of the noisy latents."""
-        return sum(self.in_channels if field == "known" else 1 for field in self.joined_inputs)
+        return sum(self.joined_width(field) for field in self.joined_inputs)
+
+    def joined_width(self, field: str) -> int:
+        """Channels of one of the `joined_inputs`."""
+        return 1 if field == "given" else self.in_channels
 
 
 def attention_paths(config: UNetConfig) -> tuple[str, ...]:
@@ -185,11 +191,9 @@ class UNet(nn.Module):
         parts = [x]
         for field in self.config.joined_inputs:
             value = getattr(conditioning, field)
-            if field == "known":
-                parts.append(jnp.zeros_like(x) if value is None else value.astype(x.dtype))
-            else:
-                mask = jnp.zeros(x.shape[:2], x.dtype) if value is None else value.astype(x.dtype)
-                parts.append(jnp.broadcast_to(mask[:, :, None, None, None], (*x.shape[:-1], 1)))
+            spread = jnp.zeros(()) if value is None else rearrange(value, INPUT_FIELDS[field])
+            part = jnp.broadcast_to(spread, (*x.shape[:-1], self.config.joined_width(field)))
+            parts.append(part.astype(x.dtype))
         return jnp.concatenate(parts, axis=-1)
 
     def _context(self, conditioning: Conditioning, batch: int) -> Float[Array, "b k d"]:

@@ -135,7 +135,7 @@ class FollowYourEmoji:
                 UNetConfig,
                 model.denoiser,
                 temporal=from_mapping(TemporalConfig, model.temporal),
-                joined_inputs=joined_inputs(model.get("progressive", "none")),
+                joined_inputs=joined_inputs(model.get("progressive", "none"), model.get("portrait_latents", False)),
                 image_prompt_dim=dim,
             ),
             guider_config=from_mapping(LandmarkGuiderConfig, model.guider),
@@ -233,7 +233,7 @@ class FollowYourEmoji:
             {"params": params["reference"]}, latent, time, Conditioning(image_tokens=tokens), capture=True
         )
         shared = {path: rearrange(features, "b 1 n d -> b n d") for path, features in reference.items()}
-        return Conditioning(image_tokens=tokens, reference=shared)
+        return Conditioning(image_tokens=tokens, reference=shared, portrait=latent[:, 0])
 
     def encode_driving(
         self, params: Params, portrait: Conditioning, driving: Mapping[str, Array]
@@ -289,7 +289,7 @@ class FollowYourEmoji:
         portrait = self.encode_portrait(params, batch["reference"])
         keep = jax.random.bernoulli(keys[0], 1 - self.loss_config.drop, (clips,)).astype(jnp.float32)
         conditioning = self.encode_driving(params, portrait, {"control": batch["control"]})["cond"]
-        if temporal and self.denoiser_config.joined_inputs:
+        if temporal and "known" in self.denoiser_config.joined_inputs:
             given = sample_given(
                 jax.random.fold_in(rng, 3), clips, frames, self.loss_config.masking, self.loss_config.blank
             )
@@ -325,17 +325,24 @@ class FollowYourEmoji:
 
 
 def dropped(conditioning: Conditioning, keep: Float[Array, " b"]) -> Conditioning:
-    """Where `keep` is 0: zero image tokens and no reference features, together (the release's unconditional branch)."""
-    tokens = conditioning.image_tokens
-    assert tokens is not None
-    return conditioning.replace(image_tokens=tokens * keep[:, None, None].astype(tokens.dtype), reference_mask=keep)
+    """Where `keep` is 0: zero image tokens and no reference features, together (the release's unconditional branch), and zero
+    latents of the portrait."""
+    zeroed = {
+        name: value * keep.reshape(-1, *[1] * (value.ndim - 1)).astype(value.dtype)
+        for name in ("image_tokens", "portrait")
+        if (value := getattr(conditioning, name)) is not None
+    }
+    return conditioning.replace(reference_mask=keep, **zeroed)
 
 
-def joined_inputs(progressive: str) -> tuple[str, ...]:
-    """Looks `model.progressive` up; raises ConfigError with the nearest name."""
+def joined_inputs(progressive: str, portrait: bool) -> tuple[str, ...]:
+    """The portrait's latents if told, then what `model.progressive` stands for; raises ConfigError with the nearest name.
+
+    In this order a first convolution that has learnt without masked latents is widened by zeros at its end.
+    """
     if progressive not in PROGRESSIVE:
         raise ConfigError(f"model.progressive '{progressive}' does not exist{nearest(progressive, list(PROGRESSIVE))}")
-    return PROGRESSIVE[progressive]
+    return (*(("portrait",) if portrait else ()), *PROGRESSIVE[progressive])
 
 
 def image_prompt(section: Any, denoiser: Any) -> ImagePromptConfig | None:

@@ -265,6 +265,17 @@ def test_joined_inputs_come_after_the_latents_and_absent_ones_are_zeros():
     assert np.abs(run(deaf(8), told) - without).max(axis=(2, 3, 4)).min() > 1e-4
 
 
+def test_the_portrait_is_the_same_input_for_every_frame():
+    config = replace(TINY, joined_inputs=("portrait",))
+    params, x, portrait = filled(config), noise((2, 3, 8, 8, 4), 1), noise((2, 8, 8, 4), 2)
+    run = jax.jit(lambda told: UNet(config).apply(params, x, jnp.zeros(2), told))
+    known = replace(TINY, joined_inputs=("known",))
+    repeated = jnp.repeat(portrait[:, None], 3, axis=1)
+    expected = jax.jit(lambda told: UNet(known).apply(params, x, jnp.zeros(2), told))(Conditioning(known=repeated))
+    np.testing.assert_allclose(run(Conditioning(portrait=portrait)), expected, atol=1e-6)
+    assert np.abs(run(Conditioning()) - expected).max() > 1e-3
+
+
 def test_an_input_that_does_not_exist_is_named():
     with pytest.raises(ConfigError, match="cannot read 'knwon'; did you mean 'known'"):
         replace(SMALL, joined_inputs=("knwon",))

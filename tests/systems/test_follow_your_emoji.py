@@ -109,7 +109,7 @@ def test_keeping_everything_is_no_dropping(told):
     np.testing.assert_array_equal(told.predict(told.noisy, kept), told.predict(told.noisy, told.cond))
 
 
-@pytest.mark.parametrize("field", ["image_tokens", "reference", "spatial"])
+@pytest.mark.parametrize("field", ["image_tokens", "reference", "portrait", "spatial"])
 def test_each_condition_alone_changes_the_prediction(told, field):
     changed = told.cond.replace(**{field: getattr(told.other, field)})
     difference = np.abs(told.predict(told.noisy, changed) - told.predict(told.noisy, told.cond))

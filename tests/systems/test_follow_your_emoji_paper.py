@@ -17,7 +17,7 @@ from tests.systems.test_follow_your_emoji import Spied
 
 def config_of(progressive: str = "none", stage: str = "demo", **loss):
     config = tiny.get_config(stage)
-    config.model.progressive = progressive
+    config.model.progressive, config.model.portrait_latents = progressive, False
     config.loss.update(loss)
     return config
 
@@ -32,6 +32,12 @@ def input_channels(progressive: str) -> dict[str, int]:
 )
 def test_masked_latents_widen_the_denoiser_and_not_the_reference_net(progressive, channels):
     assert input_channels(progressive) == {"denoiser": channels, "reference": 8}
+
+
+def test_the_portraits_latents_come_before_masked_ones_so_that_these_can_be_added_later():
+    config = config_of("masked_latents")
+    config.model.portrait_latents = True
+    assert FollowYourEmoji.from_config(config).denoiser_config.joined_inputs == ("portrait", "known", "given")
 
 
 def test_a_progressive_form_that_does_not_exist_is_named():
@@ -135,6 +141,7 @@ def test_a_config_without_the_papers_options_is_the_releases():
     """Configs that were saved with older checkpoints have no such keys."""
     config = tiny.get_config()
     del config.model.image_prompt, config.model.progressive, config.loss.masking, config.loss.blank
+    del config.model.portrait_latents
     system = FollowYourEmoji.from_config(config)
     assert system.image_prompt_config is None and system.denoiser_config.joined_inputs == ()
     assert system.denoiser_config.image_prompt_dim == 16
