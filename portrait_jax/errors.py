@@ -56,6 +56,11 @@ def listed(names: Iterable[str], limit: int = 10) -> str:
     return ", ".join(names[:limit]) + (f" … and {rest} more" if rest > 0 else "")
 
 
+def plural(count: int, noun: str) -> str:
+    """A number with its noun: `1 tensor`, `2 tensors`."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def nearest(name: str, choices: Sequence[str]) -> str:
     """Ends an error message with the likeliest correction: `; did you mean 'x'?`, or the choices."""
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from portrait_jax.errors import listed
 from portrait_jax.interchange.convert import counted, parameters
-from portrait_jax.interchange.layouts import Layout, Part, recognise
+from portrait_jax.interchange.layouts import Layout, Part, layouts, recognise
 from portrait_jax.interchange.matching import compare
 from portrait_jax.interchange.sources import Source, open_checkpoint
 from portrait_jax.training.params import HEADER
@@ -30,7 +30,11 @@ def inspect(path: Path) -> str:
         return "\n".join([*lines, *own_format(source)])
     known = recognise(source.specs)
     if not known:
-        return "\n".join([*lines, "layout: none of the known ones", f"  begins of names: {beginnings(source)}"])
+        lines += ["layout: none of the known ones", f"  beginnings of names: {beginnings(source)}"]
+        if closest := likeliest(source):
+            layout, part = closest
+            lines += [f"  closest: {layout.name}, {layout.title}", *described(source, layout, (part,), others=False)]
+        return "\n".join(lines)
     (layout, parts), *others = known
     lines.append(f"layout: {layout.name}, {layout.title}")
     if also := [other.name for other, _ in others]:
@@ -49,8 +53,21 @@ def own_format(source: Source) -> list[str]:
     return ["layout: parameters of this project" + (f" ({facts})" if facts else ""), f"  sub-networks: {subnets}"]
 
 
-def described(source: Source, layout: Layout, parts: tuple[Part, ...]) -> list[str]:
-    """Part by part what is there, then what belongs to none."""
+def likeliest(source: Source) -> tuple[Layout, Part] | None:
+    """The network that has most of an unrecognised file's names and fewest others, if it shares half of them."""
+    names, best, found = set(source.specs), 0.5, None
+    for layout in layouts().values():
+        for part in layout.parts:
+            if part.resembles(source.specs):
+                expected, have = set(part.expected()), {part.table.canonical(name) for name in names}
+                share = len(expected & have) / len(expected | have)
+                if share > best:
+                    best, found = share, (layout, part)
+    return found
+
+
+def described(source: Source, layout: Layout, parts: tuple[Part, ...], *, others: bool = True) -> list[str]:
+    """Part by part what is there, then the layout's `others`, and what belongs to none."""
     lines, unknown = [], set(source.specs)
     for part in parts:
         links = part.links(part.published())
@@ -66,7 +83,7 @@ def described(source: Source, layout: Layout, parts: tuple[Part, ...]) -> list[s
             lines += [f"    {len(names)} {what}: {listed(names)}"] if names else []
         spare = {*found.kept.values(), *found.passed_over} - {*found.known.values()}
         lines += [f"    {len(spare)} not needed: {listed(spare)}"] if spare else []
-    lines += [f"  not in this file: {part.subnet}" for part in layout.parts if part not in parts]
+    lines += [f"  not in this file: {part.subnet}" for part in layout.parts if part not in parts and others]
     lines += [f"  {len(unknown)} unknown: {listed(unknown)}"] if unknown else []
     return lines
 

@@ -70,6 +70,11 @@ class Part:
         read = self.expected(tree)
         return read | {name: filler.make(shape).shape for name, (filler, shape) in fillers(self.table, read).items()}
 
+    def resembles(self, specs: Mapping[str, Spec]) -> bool:
+        """Whether a checkpoint that is nobody's may be a damaged or foreign one of these."""
+        names = {self.table.canonical(name) for name in specs}
+        return any(name in names for name in self.signature.has)
+
     def recognises(self, specs: Mapping[str, Spec]) -> float:
         """0 if this is something else; otherwise more than 0, and 2 if the sizes are the published ones too."""
         names = {self.table.canonical(name): spec for name, spec in specs.items()}

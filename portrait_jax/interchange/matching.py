@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from portrait_jax.errors import CheckpointError, ConfigError, ShapeError, listed, nearest
+from portrait_jax.errors import CheckpointError, ConfigError, ShapeError, listed, nearest, plural
 from portrait_jax.interchange.layouts import Layout, Part, recognise
 from portrait_jax.interchange.rules import Link, fillers, fits
 from portrait_jax.interchange.safetensors_files import DTYPES
@@ -133,11 +133,13 @@ def assign(
             matches.append(Match(part, source, name, links, found.known, found.kept))
         if unknown and not extra_ok:
             raise CheckpointError(
-                f"{source.path} holds {len(unknown)} tensors that {chosen[0].subnet} does not have ({listed(unknown)}); "
+                f"{source.path} holds {plural(len(unknown), 'tensor')} that {chosen[0].subnet} does not have ({listed(unknown)}); "
                 "name another layout, or pass over them with --ignore_extra"
             )
         if unknown:
-            notes.append(f"{source.path.name}: passed over {len(unknown)} unknown tensors ({listed(unknown)})")
+            notes.append(
+                f"{source.path.name}: passed over {plural(len(unknown), 'unknown tensor')} ({listed(unknown)})"
+            )
     absent = [part for part in parts if part not in {match.part for match in matches}]
     notes += [f"not given: {part.subnet}" + (f" ({part.file})" if part.file else "") for part in absent]
     return matches, notes
@@ -194,7 +196,7 @@ def parts_of(
     if len(candidates) == 1:
         return list(candidates)  # Its findings say more than "unknown" does.
     raise CheckpointError(
-        f"{source.path} is no {asked} and none of the known layouts: {len(source.specs)} tensors "
+        f"{source.path} is no {asked} and none of the known layouts: {plural(len(source.specs), 'tensor')} "
         f"({listed(source.specs)}); `inspect` says more"
     )
 
@@ -208,11 +210,11 @@ def refuse(found: Findings, source: Source, part: Part, count: int) -> None:
         )
     if found.shapes:
         raise ShapeError(
-            f"{source.path} has other shapes in {len(found.shapes)} tensors ({listed(found.shapes)}); "
+            f"{source.path} has other shapes in {plural(len(found.shapes), 'tensor')} ({listed(found.shapes)}); "
             "for another size than the published one give its --config"
         )
     if found.dtypes:
         raise CheckpointError(
-            f"{source.path} has the wrong dtype in {len(found.dtypes)} tensors ({listed(found.dtypes)}); "
+            f"{source.path} has the wrong dtype in {plural(len(found.dtypes), 'tensor')} ({listed(found.dtypes)}); "
             "give a file in float32, float16 or bfloat16, not a quantised one"
         )

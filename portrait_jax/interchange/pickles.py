@@ -6,6 +6,7 @@ imported here only, and only when such a file is opened.
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -119,12 +120,10 @@ def unreadable(path: Path, error: Exception) -> CheckpointError:
     """Tells a pickle with code in it from a broken one."""
     text = " ".join(str(error).split())
     if "weights_only" in text or "Unsupported" in text:
-        found = next((word.strip("`'\".,") for word in text.split() if "." in word.strip("`'\".,")), "")
-        culprit = (
-            text.split("Unsupported global: GLOBAL ")[1].split()[0] if "Unsupported global: GLOBAL " in text else found
-        )
+        culprit = re.search(r"GLOBAL:? ([\w.]+)", text)
         return CheckpointError(
-            f"{path} holds more than tensors ({culprit}): loading it would run its code, so it is refused; "
-            "give a .safetensors file, or one that holds the state dict alone"
+            f"{path} holds more than tensors{f' ({culprit[1]})' if culprit else ''}: loading it would run its code, so it is "
+            "refused; give a .safetensors file, or one that holds the state dict alone"
         )
-    return CheckpointError(f"{path} is truncated or damaged ({text[:150]}); fetch it again")
+    reason = re.split(r"\. ", text)[0][:150]
+    return CheckpointError(f"{path} is truncated or damaged ({reason}); fetch it again")

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from portrait_jax.errors import CheckpointError, listed
+from portrait_jax.errors import CheckpointError, listed, plural
 from portrait_jax.interchange.onnx_faces import OnnxFaces
 from portrait_jax.interchange.pickles import PickleFile
 from portrait_jax.interchange.safetensors_files import SafetensorsFile, Spec
@@ -66,14 +66,13 @@ class ShardedSource:
         files = {name: path.parent / name for name in sorted(set(entries.values()))}
         if missing := [name for name, file in files.items() if not file.is_file()]:
             raise CheckpointError(
-                f"{len(missing)} of {len(files)} shards of {path} are missing ({listed(missing)}); "
-                f"put them into {path.parent}"
+                f"{path} lacks {len(missing)} of its {len(files)} shards ({listed(missing)}); put them into {path.parent}"
             )
         shards = {name: open_file(file) for name, file in files.items()}
         self.kind = f"{len(shards)} shards, {next(iter(shards.values())).kind}"
         if lost := [name for name, file in entries.items() if name not in shards[file].specs]:
             raise CheckpointError(
-                f"{path} names {len(lost)} tensors that its shards do not hold ({listed(lost)}); fetch all anew"
+                f"{path} names {plural(len(lost), 'tensor')} that its shards do not hold ({listed(lost)}); fetch all anew"
             )
         self._shard = {name: shards[file] for name, file in entries.items()}
         self.specs = {name: shard.specs[name] for name, shard in self._shard.items()}

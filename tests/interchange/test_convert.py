@@ -143,7 +143,7 @@ def test_a_personalised_file_may_lack_a_network_and_hold_anything_besides(tmp_pa
         ["sd15_single_file"], [str(tmp_path / "mine.safetensors")], tmp_path / "ours", targets=targets(layout)
     )
     assert done.subnets == {"denoiser": 686}
-    assert any("passed over 1 unknown tensors (note)" in note for note in done.notes)
+    assert any("passed over 1 unknown tensor (note)" in note for note in done.notes)
     assert any("not given: autoencoder" in note for note in done.notes)
 
 
@@ -183,7 +183,7 @@ def wrong(change):
         (
             lambda t: t.update(unheard=np.ones(2, np.float32)),
             CheckpointError,
-            r"1 tensors that autoencoder does not have \(unheard\)",
+            r"1 tensor that autoencoder does not have \(unheard\)",
         ),
         (
             lambda t: t.update({"quant_conv.bias": np.ones(9, np.float32)}),

@@ -16,6 +16,14 @@ def test_inspect_counts_what_is_there_missing_and_extra(small, tmp_path):
     assert "none of the known" in inspect(save(path, {"a.b": np.ones(2, np.float32)}))
 
 
+def test_inspect_of_an_unrecognised_file_compares_it_with_the_closest_layout(small, tmp_path):
+    path, tensors, _trees = small
+    tensors = {name: tensor for name, tensor in tensors.items() if name != "quant_conv.weight"}
+    text = inspect(save(path, {**tensors, "unheard": np.ones(2, np.float32)}))
+    assert "none of the known ones" in text and "closest: sd15_vae" in text
+    assert "1 missing: quant_conv.weight" in text and "1 unknown: unheard" in text
+
+
 def test_inspect_knows_this_projects_own_files(small, tmp_path):
     path, _, trees = small
     import_checkpoint([SMALL], [str(path)], tmp_path / "ours", targets=trees)

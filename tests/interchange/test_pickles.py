@@ -54,7 +54,7 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path, archive):
     mark = tmp_path / "ran"
     content = {"a": torch.ones(3), "evil": Payload(f"touch {mark}")}
     torch.save(content, tmp_path / "evil.ckpt", _use_new_zipfile_serialization=archive)
-    with pytest.raises(CheckpointError, match="holds more than tensors.*refused"):
+    with pytest.raises(CheckpointError, match=r"holds more than tensors \((posix|nt)\.system\).*refused"):
         open_checkpoint(tmp_path / "evil.ckpt")
     assert not mark.exists()
 

@@ -1,4 +1,4 @@
-"""Oracles are made with torch's own initialisers: from the same seed in every test and module, whatever ran before."""
+"""Oracles are made with torch's own initialisers: from the same seed in every test and fixture, whatever ran before."""
 
 import sys
 
@@ -10,11 +10,13 @@ def _seed() -> None:
         sys.modules["torch"].manual_seed(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _seed_of_shared_oracles():
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup() -> None:
+    """Before every fixture: one that several tests share is made in the middle of a test's set-up."""
     _seed()
 
 
-@pytest.fixture(autouse=True)
-def _seed_of_own_oracles():
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """Before every test."""
     _seed()

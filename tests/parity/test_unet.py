@@ -69,9 +69,8 @@ def test_odd_sizes_are_enlarged_to_the_size_of_the_skip():
     text, x = draw(1, 5, 48, seed=2), draw(1, 4, 10, 7)
     params = published(oracle, TINY).variables
     expected = oracle(torch.tensor(x), 500, torch.tensor(text)).sample.detach().numpy()
-    out = UNet(TINY).apply(
-        params, channels_last(x)[:, None], jnp.full(1, 500), Conditioning(image_tokens=jnp.asarray(text))
-    )
+    tokens = Conditioning(image_tokens=jnp.asarray(text))
+    out = jax.jit(UNet(TINY).apply)(params, channels_last(x)[:, None], jnp.full(1, 500), tokens)
     assert relative(channels_first(out[:, 0]), expected) < FORWARD
 
 
