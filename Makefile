@@ -63,7 +63,7 @@ $(STAMPS)-parity: requirements/parity.txt requirements/torch.txt $(INSTALL_FILES
 	@touch $@ $(STAMPS)-dev $(STAMPS)-run
 
 # An environment whose Python was removed or moved is made anew, whatever the stamps say.
-ifeq ($(wildcard $(BIN)/python),)
+ifeq ($(realpath $(BIN)/python),)
 .PHONY: $(STAMPS)-run $(STAMPS)-dev $(STAMPS)-parity
 endif
 
