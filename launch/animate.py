@@ -30,7 +30,7 @@ CHECKPOINT = flags.DEFINE_string(
 )
 PORTRAIT = flags.DEFINE_string("portrait", None, "Image file of the portrait.")
 PORTRAIT_LANDMARKS = flags.DEFINE_string(
-    "portrait_landmarks", None, "Its landmarks (.npz), where no face detector sees them."
+    "portrait_landmarks", None, "Where no detector sees its face: landmarks (.npz), or points set by hand (.json)."
 )
 DRIVING = flags.DEFINE_string("driving", None, "Driving video, or a stored landmark sequence (.npz).")
 AUDIO = flags.DEFINE_string("audio", None, "File whose sound is used instead of the driving video's.")

@@ -19,7 +19,7 @@ from portrait_jax.animation import parts
 from portrait_jax.animation.animator import Animator, Drawing, control_drawing
 from portrait_jax.animation.driving import Driving, Report, is_sequence, load_driving, silent
 from portrait_jax.animation.motion import make_alignment
-from portrait_jax.animation.portrait import Portrait, load_portrait
+from portrait_jax.animation.portrait import Portrait, is_by_hand, load_portrait
 from portrait_jax.errors import InputFileError, PortraitError
 from portrait_jax.face.detector import FaceDetector, model_path
 from portrait_jax.media.audio import check_audible, read_blocks
@@ -107,7 +107,7 @@ def _animate(
         driving.sequence,
         portrait,
         rotation=job.rotation,
-        bundle=lambda: model_path(job.landmarker),
+        bundle=_bundle(job),
     )
     drawing = control_drawing(driving.sequence.landmarks, animator.system, alignment)
     kept = _sample(animator, job, portrait, drawing, driving, report)
@@ -143,10 +143,14 @@ def _detector(job: Job) -> Callable[[], FaceDetector]:
     return partial(FaceDetector, job.landmarker, job.face)
 
 
+def _bundle(job: Job) -> Callable[[], Path]:
+    return lambda: model_path(job.landmarker)
+
+
 def _portrait(job: Job, animator: Animator) -> Portrait:
     size, framing = animator.system.image_size, animator.system.sampling.framing
     if job.portrait_landmarks is not None:
-        return load_portrait(job.portrait, size, landmarks=job.portrait_landmarks, framing=framing)
+        return load_portrait(job.portrait, size, landmarks=job.portrait_landmarks, framing=framing, bundle=_bundle(job))
     with _detector(job)() as found:
         return load_portrait(job.portrait, size, detector=found, framing=framing)
 
@@ -161,7 +165,7 @@ def _sound(job: Job) -> Path | None:
 def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the video depends on."""
     detects = job.portrait_landmarks is None or not is_sequence(job.driving)
-    measures = animator.system.sampling.alignment == "metric"
+    measures = animator.system.sampling.alignment == "metric" or is_by_hand(job.portrait_landmarks)
     files = {
         "portrait": job.portrait,
         "portrait_landmarks": job.portrait_landmarks,

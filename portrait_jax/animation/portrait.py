@@ -6,6 +6,8 @@ frames it (`dataset/val_dataset.py`), which sees the face as large as the pictur
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +15,10 @@ from PIL import Image as PillowImage
 
 from portrait_jax.errors import ConfigError, InputFileError, NoFaceError, nearest
 from portrait_jax.face.alignment import load_landmarks
+from portrait_jax.face.by_hand import complete, load_points
 from portrait_jax.face.crops import face_box, square_crop
-from portrait_jax.face.detector import FaceDetector
+from portrait_jax.face.detector import FaceDetector, model_path
+from portrait_jax.face.geometry import load_geometry
 from portrait_jax.media.files import FilePath
 from portrait_jax.media.image import read_image
 from portrait_jax.typing import Image, Landmarks
@@ -51,6 +55,7 @@ def load_portrait(
     landmarks: FilePath | None = None,
     detector: FaceDetector | None = None,
     framing: str = "face",
+    bundle: Callable[[], Path] = model_path,
 ) -> Portrait:
     """Reads a picture, finds the face (or takes it from `landmarks`), and makes the square that the system sees.
 
@@ -59,9 +64,11 @@ def load_portrait(
     Args:
         path: any image file; an alpha channel goes over white.
         size: side of the result in pixels.
-        landmarks: a landmark file of one frame in pixels of the picture, for faces that MediaPipe does not see.
+        landmarks: for faces that MediaPipe does not see, in pixels of the picture: a landmark file of one frame, or points set
+            by hand (`.json`, `face.by_hand`).
         detector: needed without `landmarks`. With the framing "whole" it looks at the square, as the release does.
         framing: "face" cuts a square around the face, "whole" puts the picture on black bars.
+        bundle: where MediaPipe's face model is; only called for points set by hand.
 
     Raises:
         InputFileError: unreadable files, or landmarks made for a picture of another size.
@@ -71,7 +78,7 @@ def load_portrait(
     if framing not in FRAMINGS:
         raise ConfigError(f"sampling.framing '{framing}' is not known{nearest(framing, FRAMINGS)}")
     image = read_image(path)
-    points = None if landmarks is None else _stored(landmarks, image, path)
+    points = None if landmarks is None else _given(landmarks, image, path, bundle)
     if points is None and detector is None:
         raise InputFileError(f"nobody says where the face of {path} is; give its landmarks or a face detector")
     if framing == "whole":
@@ -97,7 +104,14 @@ def on_bars(image: Image, size: int) -> tuple[Image, Placement]:
     return square, Placement((inner[0] / width, inner[1] / height), (-left, -top))
 
 
-def _stored(landmarks: FilePath, image: Image, path: FilePath) -> Landmarks:
+def is_by_hand(landmarks: FilePath | None) -> bool:
+    """Whether a file of landmarks holds points set by hand."""
+    return landmarks is not None and Path(landmarks).suffix.lower() == ".json"
+
+
+def _given(landmarks: FilePath, image: Image, path: FilePath, bundle: Callable[[], Path]) -> Landmarks:
+    if is_by_hand(landmarks):
+        return complete(load_points(landmarks), load_geometry(bundle()))
     height, width = image.shape[:2]
     stored = load_landmarks(landmarks)
     if (stored.height, stored.width) != (height, width):

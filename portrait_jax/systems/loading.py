@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import jax
 
-from portrait_jax.errors import CheckpointError, listed
+from portrait_jax.errors import CheckpointError, ShapeError, listed
 from portrait_jax.systems.system import System
 from portrait_jax.training.checkpoints import compare
 from portrait_jax.training.params import ASSETS, load_params
@@ -35,5 +35,13 @@ def load_system_params(system: System, checkpoint: str | os.PathLike | None = No
         )
     source = Path(checkpoint) if checkpoint is not None else EMBEDDED[system.name]
     params, _ = load_params(source)
-    compare(params, jax.eval_shape(system.init, jax.random.key(0)), str(source))
+    try:
+        compare(params, jax.eval_shape(system.init, jax.random.key(0)), str(source))
+    except (CheckpointError, ShapeError) as error:
+        if checkpoint is not None:
+            raise
+        raise CheckpointError(
+            f"no checkpoint was named, and the one in the package is the demo's, which this config does not fit; name one by "
+            f"--checkpoint: an import of published weights (docs/convert.md) or a training's workdir ({error})"
+        ) from error
     return params

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -10,9 +12,11 @@ from data.synthetic.head import HeadShape, View
 from portrait_jax.animation import load_portrait
 from portrait_jax.errors import ConfigError, InputFileError, MultipleFacesError, NoFaceError
 from portrait_jax.face.alignment import LandmarkSequence, load_landmarks, save_landmarks
+from portrait_jax.face.by_hand import NAMES
 from portrait_jax.face.crops import face_box
 from portrait_jax.face.detector import FaceDetector
 from portrait_jax.media.image import read_image, write_image
+from tests.face.faces import canonical, write_bundle
 
 
 def placement(landmarks, size: int) -> np.ndarray:
@@ -104,6 +108,22 @@ def test_a_whole_picture_lies_on_black_bars_with_its_landmarks(stored, height, w
     np.testing.assert_allclose(np.diff(points[:, 1]), np.diff(own[:, 1]) * inner[0] / height, atol=1e-3)
     x, y = points[468, :2].astype(int)
     assert portrait.image[y - 1 : y + 2, x - 1 : x + 2].min() < 90, "the pupil is the darkest part of the eye"
+
+
+@pytest.mark.parametrize("framing", ["face", "whole"])
+def test_points_set_by_hand_place_the_whole_face(stored, tmp_path, framing):
+    image, landmarks = stored(300, 220, size=300, x=0.35, y=0.4, scale=0.25)
+    own = load_landmarks(landmarks).landmarks[0]
+    points = {name: own[number, :2].tolist() for name, number in NAMES.items()}
+    (tmp_path / "a.json").write_text(json.dumps(points))
+    bundle = write_bundle(tmp_path / "face.task", canonical())
+    found = load_portrait(image, 128, landmarks=tmp_path / "a.json", framing=framing, bundle=lambda: bundle)
+    expected = load_portrait(image, 128, landmarks=landmarks, framing="whole")
+    if framing == "whole":
+        np.testing.assert_array_equal(found.image, expected.image)
+        np.testing.assert_allclose(found.landmarks[33, :2], expected.landmarks[33, :2], atol=0.05)
+    x, y = found.landmarks[468, :2].astype(int)
+    assert found.image[y - 1 : y + 2, x - 1 : x + 2].min() < 90, "the pupil is the darkest part of the eye"
 
 
 def test_an_unknown_framing_is_named(stored):

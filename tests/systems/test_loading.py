@@ -53,6 +53,13 @@ def test_a_system_without_an_embedded_checkpoint_asks_for_one(system):
         load_system_params(dataclasses.replace(system, name="other"))
 
 
+def test_without_a_checkpoint_another_size_than_the_demos_asks_for_one(system):
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint was named.*the demo's.*name one by --checkpoint: an import"
+    ):
+        load_system_params(system)
+
+
 def test_the_embedded_checkpoint_fits_the_demo_config_and_is_small():
     if not EMBEDDED["follow_your_emoji"].exists():
         pytest.skip("the demo checkpoint has not been made yet")

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from portrait_jax.face.by_hand import NAMES, complete
 from portrait_jax.face.drawing import draw_landmarks
 from portrait_jax.face.geometry import load_geometry
 from portrait_jax.face.metric import MetricAlignment, MetricFace, metric_face
+from portrait_jax.face.topology import EXPRESSION_POINTS, index
 from tests.systems.follow_your_emoji.original import case, picture
 
 RECTANGLE = (448, 576)
@@ -74,6 +76,7 @@ def test_aligned_points_match_golden_with_the_stored_mesh(golden, faces, driving
     )
     measured = MetricFace(*(np.stack(parts) for parts in zip(*(face.face for face in driving))))
     placed = alignment.place(measured, np.stack([face.points for face in driving]))
+    print(f"{output}: {np.abs(placed - golden.outputs[output]).max():.1e} pixels with the stored mesh")
     assert np.abs(placed - golden.outputs[output]).max() < 1e-4
 
 
@@ -89,9 +92,23 @@ def test_aligned_points_match_golden_from_landmarks_alone(golden, faces, driving
             geometry, alignment.reference, alignment.neutral, alignment.first, driving[0].size, size
         )
     aligned = alignment(points)
+    print(f"{output}: {np.abs(aligned - golden.outputs[output]).max():.1e} pixels from landmarks alone")
     assert np.abs(aligned - golden.outputs[output]).max() < 0.02
     stem = f"landmark_{output.replace('_points', '')}"
     width, height = size or ref.size
     for i, frame in enumerate(aligned[1:], 1):  # The release drops the first frame.
         different = draw_landmarks(frame, height, width, "released") != picture(golden, f"{stem}{i}")
         assert different.any(axis=-1).sum() <= 4, "a point near a pixel's edge may fall on its other side"
+
+
+@pytest.mark.parametrize(
+    ("names", "most"),
+    [(tuple(NAMES), 0.01), (("right_eye_outer", "left_eye_outer", "mouth_right", "mouth_left", "nose_tip"), 0.02)],
+)
+def test_points_set_by_hand_give_nearly_the_landmarks_of_the_detector(faces, geometry, names, most):
+    """Mean distance of the drawn landmarks, as a share of the face's width."""
+    points = faces["ref"].points
+    found = complete({NAMES[name]: tuple(points[NAMES[name], :2].tolist()) for name in names}, geometry)
+    distance = np.linalg.norm((found - points)[index(EXPRESSION_POINTS), :2], axis=1).mean()
+    print(f"{len(names)} points: {distance:.2f} pixels")
+    assert distance < most * np.ptp(points[:, 0])
