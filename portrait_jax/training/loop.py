@@ -194,7 +194,7 @@ def init_shapes(task: Task, stage_name: str) -> tuple[Callable[[PRNGKeyArray], P
         return task.init(key, stage_name)
 
     shapes = jax.eval_shape(init, jax.random.key(0))
-    partition(shapes, task.stages[stage_name].trainable)
+    partition(shapes, task.stages[stage_name].patterns)
     return init, shapes
 
 

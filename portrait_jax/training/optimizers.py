@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import optax
 
 from portrait_jax.errors import ConfigError, nearest
+from portrait_jax.training.state import merge, partition
 from portrait_jax.training.task import OptimizerConfig, Stage
+from portrait_jax.typing import Params, PyTree
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -28,14 +32,40 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(stage: Stage) -> optax.GradientTransformation:
-    """Clipping by global norm, then AdamW on the stage's schedule.
+    """The stage's optimizer; with an adversary two, each for its own leaves.
 
     Raises:
         ConfigError: for an unknown optimizer or schedule.
     """
-    config = stage.optimizer
+    own = adamw(stage.optimizer, stage.steps)
+    if stage.adversary is None:
+        return own
+    return apart(own, adamw(stage.adversary.optimizer, stage.steps), stage.adversary.trainable)
+
+
+def adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW on its schedule; raises as `make_optimizer`."""
     if config.name != "adamw":
         raise ConfigError(f"optimizer '{config.name}' is not known; known are: adamw")
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    rate = make_schedule(config, stage.steps)
+    rate = make_schedule(config, steps)
     return optax.chain(clip, optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay))
+
+
+def apart(
+    own: optax.GradientTransformation, adversary: optax.GradientTransformation, patterns: Sequence[str]
+) -> optax.GradientTransformation:
+    """One optimizer for the leaves that `patterns` match and one for all others; norms and moments are not shared."""
+
+    def init(params: Params) -> PyTree:
+        theirs, ours = partition(params, patterns)
+        return {"own": own.init(ours), "adversary": adversary.init(theirs)}
+
+    def update(gradients: Params, state: PyTree, params: Params | None = None) -> tuple[Params, PyTree]:
+        theirs, ours = partition(gradients, patterns)
+        their_params, our_params = (None, None) if params is None else partition(params, patterns)
+        our_updates, our_state = own.update(ours, state["own"], our_params)
+        their_updates, their_state = adversary.update(theirs, state["adversary"], their_params)
+        return merge(our_updates, their_updates), {"own": our_state, "adversary": their_state}
+
+    return optax.GradientTransformation(init, update)

@@ -23,6 +23,7 @@ class TrainState:
     step: Int[Array, ""]
     """Optimizer steps done."""
     trainable: Params
+    """Leaves that change, an adversary's too."""
     frozen: Params
     """Leaves without gradient, optimizer state or average. Disjoint from `trainable`; `merge` joins both."""
     opt_state: PyTree
@@ -99,7 +100,7 @@ def create_state(
     params: Params, stage: Stage, optimizer: optax.GradientTransformation, rng: PRNGKeyArray
 ) -> TrainState:
     """The state before the first step."""
-    trainable, frozen = partition(params, stage.trainable)
+    trainable, frozen = partition(params, stage.patterns)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,

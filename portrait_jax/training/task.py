@@ -35,6 +35,29 @@ class OptimizerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Adversary:
+    """Leaves that train against the others: on the task's `adversary_loss`, with an optimizer of their own."""
+
+    trainable: tuple[str, ...]
+    """Patterns as those of `Stage.trainable`. A leaf that a pattern of each matches is the adversary's."""
+    optimizer: OptimizerConfig
+
+    @classmethod
+    def from_config(cls, section: Any, base: OptimizerConfig) -> Adversary:
+        """Builds it from `train.adversary`: `trainable`, and what differs from the stage's optimizer `base`.
+
+        Raises:
+            ConfigError: for a setting that does not exist, or that both must share.
+        """
+        values = dict(section)
+        if "accumulate" in values:
+            raise ConfigError("train.adversary has no accumulate of its own: it sees the microbatches of the stage")
+        parts = split_settings(values, OptimizerConfig, cls, where="train.adversary")
+        optimizer = from_mapping(OptimizerConfig, {**dataclasses.asdict(base), **parts[OptimizerConfig]})
+        return from_mapping(cls, parts[cls], optimizer=optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
     """One training stage: what trains, from where it starts, how and for how long."""
 
@@ -60,6 +83,13 @@ class Stage:
     widen: tuple[str, ...] = ()
     """Patterns of kernels that may have fewer input channels in a source: the further ones start at zero, so that the network
     begins with what it did before."""
+    adversary: Adversary | None = None
+    """What trains against the rest in the same step; None: nothing does."""
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Patterns of every leaf that changes, the adversary's too."""
+        return self.trainable + (self.adversary.trainable if self.adversary else ())
 
     @classmethod
     def from_config(cls, section: Any) -> Stage:
@@ -74,7 +104,9 @@ class Stage:
         settings = parts[cls]
         init_from = dict(settings.pop("init_from", {}))
         optimizer = from_mapping(OptimizerConfig, parts[OptimizerConfig])
-        return from_mapping(cls, settings, optimizer=optimizer, init_from=init_from)
+        against = settings.pop("adversary", None)
+        adversary = Adversary.from_config(against, optimizer) if against else None
+        return from_mapping(cls, settings, optimizer=optimizer, init_from=init_from, adversary=adversary)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +129,7 @@ class LoopOptions:
         return from_mapping(cls, split_settings(section, OptimizerConfig, Stage, cls)[cls])
 
 
-def split_settings(section: Any, *classes: type) -> dict[type, dict[str, Any]]:
+def split_settings(section: Any, *classes: type, where: str = "train") -> dict[type, dict[str, Any]]:
     """Sorts the keys of one flat config section by the dataclass that has a field of that name.
 
     Raises:
@@ -108,7 +140,7 @@ def split_settings(section: Any, *classes: type) -> dict[type, dict[str, Any]]:
     for key, value in dict(section).items():
         owners = [cls for cls in classes if key in names[cls]]
         if not owners:
-            raise ConfigError(f"train has no setting '{key}'{nearest(key, sorted(set().union(*names.values())))}")
+            raise ConfigError(f"{where} has no setting '{key}'{nearest(key, sorted(set().union(*names.values())))}")
         parts[owners[0]][key] = value
     return parts
 
@@ -138,6 +170,21 @@ class Task(Protocol):
         self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]:
         """The mean loss over the batch and scalar metrics (each a mean over the batch), all float32."""
+        ...
+
+
+@runtime_checkable
+class AdversarialTask(Task, Protocol):
+    """A task some of whose leaves train against the others; a stage with an `adversary` needs one."""
+
+    def adversary_loss(
+        self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
+    ) -> tuple[Float[Array, ""], Mapping[str, Float[Array, ""]]]:
+        """What the adversary's leaves minimise; all others are constants in it.
+
+        It gets the parameters, the batch and the random numbers that `loss` got in this step, before either side moves:
+        what both compute alike, such as the generated pictures, the compiler computes once.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.training.loop import train
-from portrait_jax.training.task import LoopOptions, OptimizerConfig, Stage
+from portrait_jax.training.task import Adversary, LoopOptions, OptimizerConfig, Stage
 
 WIDTH = 8
 
@@ -62,6 +62,36 @@ class ToyTask:
 
     def samples(self, params, batch, rng, stage):
         return {"strip": np.full((4, 8, 3), 128, np.uint8)}
+
+
+CRITIC = Adversary(("critic/.*",), OptimizerConfig(lr=3e-2, b1=0.5, weight_decay=0.0, clip_norm=0.1))
+
+
+@dataclass
+class ToyRivals(ToyTask):
+    """The toy with a linear critic that learns to tell its outputs from inputs; the denoiser works against it."""
+
+    stage: Stage = field(default_factory=lambda: toy_stage(adversary=CRITIC))
+
+    def init(self, rng, stage):
+        kernel = jax.random.normal(jax.random.fold_in(rng, 1), (WIDTH, 1))
+        return {**super().init(rng, stage), "critic": {"dense": {"kernel": kernel}}}
+
+    def out(self, params, batch):
+        hidden = jnp.tanh(batch["x"] @ params["encoder"]["dense"]["kernel"])
+        denoiser = params["denoiser"]
+        return (hidden @ denoiser["dense"]["kernel"] + denoiser["dense"]["bias"]) * denoiser["motion"]["scale"]
+
+    def judge(self, params, x):
+        return (x @ params["critic"]["dense"]["kernel"]).mean()
+
+    def loss(self, params, batch, rng, stage):
+        loss, metrics = super().loss(params, batch, rng, stage)
+        return loss - self.judge(params, self.out(params, batch)), metrics
+
+    def adversary_loss(self, params, batch, rng, stage):
+        fake, real = self.judge(params, self.out(params, batch)), self.judge(params, batch["x"])
+        return jax.nn.relu(1 + fake) + jax.nn.relu(1 - real), {"judged_real": real}
 
 
 class ToyLoader:
