@@ -17,7 +17,7 @@ LIBRARY = ROOT / "portrait_jax"
 PACKAGES = ("portrait_jax", "configs", "data", "launch")
 NEUTRAL_ROOMS = ("nn", "backbones", "diffusion", "long_video")
 MODEL_ROOMS = (
-    *NEUTRAL_ROOMS, "autoencoders", "encoders", "adapters", "systems", "training", "sharding",
+    *NEUTRAL_ROOMS, "autoencoders", "encoders", "adapters", "adversarial", "motion", "systems", "training", "sharding",
 )  # fmt: skip
 SYSTEMS = re.compile(
     r"follow[\s_-]*your[\s_-]*emoji|x[\s_-]?nemo|any[\s_-]?express|hallo[\s_-]?3|hunyuan[\s_-]?portrait", re.IGNORECASE
