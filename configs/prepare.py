@@ -3,10 +3,12 @@
     python -m launch.prepare --config configs/prepare.py:synthetic --output runs/portraits
     python -m launch.prepare --config configs/prepare.py:poses --output runs/poses
     python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output runs/videos
+    python -m launch.prepare --config configs/prepare.py:motion --input FOLDER --output FOLDER
 
 `synthetic`: 1800 train and 32 test people, one clip of 16 frames at 128 pixels each.
 `poses`: the same people at four frames a second, so that one clip holds poses that are far apart; for single frames.
 `video`: every video of a folder, cropped around its face at 256 pixels and cut into clips of at most ten seconds.
+`motion`: measures a folder of motion latents (`data/motion.py`); OUTPUT/statistics.safetensors standardises them.
 Settings are those of `data.prepare_synthetic.SyntheticConfig` and `data.prepare_video.VideoConfig`; change one by
 `--config.frames=48`. `processes` 0 takes every core.
 """
@@ -28,7 +30,9 @@ VIDEO = {
     "size": 256, "margin": 0.5, "min_frames": 24, "max_frames": 250, "max_gap": 12, "test_fraction": 0.0, "crf": 12,
 }  # fmt: skip
 
-CONFIGS = {"synthetic": SYNTHETIC, "poses": POSES, "video": VIDEO}
+MOTION = {"kind": "motion", "processes": 0}
+
+CONFIGS = {"synthetic": SYNTHETIC, "poses": POSES, "video": VIDEO, "motion": MOTION}
 
 
 def get_config(name: str = "synthetic") -> ConfigDict:

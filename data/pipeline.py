@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from data import augment
+from data import augment, motion
 from data.views import RecordSource, Source, SyntheticSource, View
 from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
 from portrait_jax.face.drawing import STYLES, draw_landmarks
@@ -34,15 +34,17 @@ class DataConfig:
     """`config.data`: what is loaded.
 
     Attributes:
-        kind: "clips" (portrait systems), "images" (autoencoders), "probe" (image, landmarks, identity attributes), or
-            "synthetic": clips that are rendered on demand.
-        path: a folder made by `launch.prepare`; empty: `identities` people, rendered on demand, `clip_frames` a visit.
+        kind: "clips" (portrait systems), "images" (autoencoders), "probe" (image, landmarks, identity attributes),
+            "motion" (sequences of latents, `data.motion`), or "synthetic": clips that are rendered on demand.
+        path: a folder made by `launch.prepare`; empty: `identities` people, rendered on demand, `clip_frames` a visit. For
+            "motion" a folder of sequences; empty: procedural performances of `clip_frames`.
         size: of the square frames, pixels; stored clips of another size are resized.
         frame_stride: least and greatest step between the frames of an example, in frames of the clip.
         drawing: style of `control` (`portrait_jax.face.drawing`).
         latent_factor: pixels per mask cell.
         audio: adds the sound of the frames; needs a frame stride of 1.
         color_jitter, crop_jitter: strength of the augmentations, 0 = off (`data.augment`).
+        emotions: how many labels sequences of motion may have; 0 ignores labels.
     """
 
     kind: str = "clips"
@@ -56,6 +58,7 @@ class DataConfig:
     crop_jitter: float = 0.0
     identities: int = 100_000
     clip_frames: int = 24
+    emotions: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -134,6 +137,8 @@ def check_kind(config: DataConfig, needs: Collection[str]) -> None:
 
 def open_source(config: DataConfig, split: str) -> Source:
     """Where clips come from: a prepared folder, or the generator."""
+    if config.kind == "motion":
+        return motion.open_motion(config.path, split, config.clip_frames, config.emotions)
     if config.path:
         return RecordSource(config.path, split, config.size)
     return SyntheticSource(config.identities, config.clip_frames, split, config.size, config.audio)
@@ -239,10 +244,15 @@ def probe_example(view: View, rng: np.random.Generator, config: DataConfig, fram
     return {"image": images[0], "landmarks": landmarks[0], "attributes": np.asarray(view.attributes, np.float32)}
 
 
+def motion_example(view: motion.MotionView, rng: np.random.Generator, config: DataConfig, frames: int) -> Batch:
+    """A window of a sequence of motion latents, and its label."""
+    return motion.window(view, rng, frames)
+
+
 class Kind(NamedTuple):
     """One kind of example: how it is made, and the arrays that it always has."""
 
-    make: Callable[[View, np.random.Generator, DataConfig, int], Batch]
+    make: Callable[[Any, np.random.Generator, DataConfig, int], Batch]
     gives: tuple[str, ...]
 
 
@@ -255,6 +265,7 @@ KINDS: Mapping[str, Kind] = {
     "synthetic": _CLIPS,
     "images": Kind(image_example, ("image",)),
     "probe": Kind(probe_example, ("image", "landmarks", "attributes")),
+    "motion": Kind(motion_example, ("motion", "emotion")),
 }
 
 

@@ -1,12 +1,14 @@
-"""Prepares a data set of clips: procedural portraits, or a folder of talking-head videos.
+"""Prepares a data set of clips: procedural portraits, or a folder of talking-head videos; or measures motion latents.
 
     python -m launch.prepare --config configs/prepare.py:synthetic --output DIR
     python -m launch.prepare --config configs/prepare.py:poses --output DIR
     python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output DIR
+    python -m launch.prepare --config configs/prepare.py:motion --input FOLDER --output FOLDER
 
 :poses draws the people of :synthetic at four frames a second, so that the frames of a clip lie far apart; for training on
-single frames. Interrupted, the same command goes on where it was. What was skipped and why stands in DIR/report.json, what the
-data set holds in DIR/statistics.json (docs/data.md).
+single frames. :motion writes what standardises the latents of a folder (docs/motion_prior.md). Interrupted, the same command
+goes on where it was. What was skipped and why stands in DIR/report.json, what the data set holds in DIR/statistics.json
+(docs/data.md).
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from launch import cli
 from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.settings import from_mapping
 
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/prepare.py:synthetic, :poses or :video")
-_INPUT = flags.DEFINE_string("input", None, "folder of videos (only :video)")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="configs/prepare.py:synthetic, :poses, :video or :motion"
+)
+_INPUT = flags.DEFINE_string("input", None, "folder of videos or of motion latents (only :video, :motion)")
 _FACE_LANDMARKER = flags.DEFINE_string("face_landmarker", None, "MediaPipe's face_landmarker.task (only :video)")
 _OUTPUT = flags.DEFINE_string("output", None, "folder for the data set")
 
@@ -33,36 +37,48 @@ _OUTPUT = flags.DEFINE_string("output", None, "folder for the data set")
 def main() -> None:
     """Reads the flags, prepares, prints what came out."""
     if _CONFIG.value is None or not _OUTPUT.value:
-        raise ConfigError("give --config configs/prepare.py:synthetic (or :poses, :video) and --output DIR")
+        raise ConfigError("give --config configs/prepare.py:synthetic (or :poses, :video, :motion) and --output DIR")
     if _FACE_LANDMARKER.value:
         os.environ["PORTRAIT_FACE_LANDMARKER"] = _FACE_LANDMARKER.value  # Worker processes inherit it.
     config = dict(_CONFIG.value.to_dict())
     kind, processes = config.pop("kind"), config.pop("processes") or os.cpu_count() or 1
     if kind not in KINDS:
         raise ConfigError(f"config.kind '{kind}' does not exist{nearest(kind, list(KINDS))}")
-    statistics = KINDS[kind](config, _INPUT.value, _OUTPUT.value, processes)
-    print(summary(statistics, Path(_OUTPUT.value)))
+    print(KINDS[kind](config, _INPUT.value, _OUTPUT.value, processes))
 
 
-def prepare_synthetic(config: Mapping[str, Any], folder: str | None, output: str, processes: int) -> dict[str, Any]:
-    """Procedural portraits."""
+def prepare_synthetic(config: Mapping[str, Any], folder: str | None, output: str, processes: int) -> str:
+    """Procedural portraits. Like the other kinds it gives what to tell the user."""
     if folder:
         raise ConfigError("--input is for configs/prepare.py:video; procedural portraits need none")
     from data.prepare_synthetic import SyntheticConfig, prepare_synthetic
 
-    return prepare_synthetic(from_mapping(SyntheticConfig, config), output, processes=processes)
+    return summary(prepare_synthetic(from_mapping(SyntheticConfig, config), output, processes=processes), Path(output))
 
 
-def prepare_video(config: Mapping[str, Any], folder: str | None, output: str, processes: int) -> dict[str, Any]:
+def prepare_video(config: Mapping[str, Any], folder: str | None, output: str, processes: int) -> str:
     """Real videos; imported here because it loads MediaPipe."""
     if not folder:
         raise ConfigError("give --input FOLDER, the folder of videos")
     from data.prepare_video import VideoConfig, prepare_video
 
-    return prepare_video(from_mapping(VideoConfig, config), folder, output, processes=processes)
+    return summary(prepare_video(from_mapping(VideoConfig, config), folder, output, processes=processes), Path(output))
 
 
-KINDS = {"synthetic": prepare_synthetic, "video": prepare_video}
+def measure_motion(config: Mapping[str, Any], folder: str | None, output: str, processes: int) -> str:
+    """Sequences of motion latents."""
+    if not folder:
+        raise ConfigError("give --input FOLDER, the folder of motion latents")
+    from data.motion import write_statistics
+
+    found = write_statistics(Path(folder), Path(output))
+    return (
+        f"{found['sequences']} sequences, {found['frames']} frames of {found['channels']} channels\n"
+        f"ready: {Path(output) / 'statistics.safetensors'}"
+    )
+
+
+KINDS = {"synthetic": prepare_synthetic, "video": prepare_video, "motion": measure_motion}
 
 
 def summary(statistics: Mapping[str, Any], output: Path) -> str:

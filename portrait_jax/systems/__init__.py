@@ -18,6 +18,8 @@ SYSTEMS = {
 TASKS = {
     **SYSTEMS,
     "autoencoder": "portrait_jax.autoencoders.task:AutoencoderTask",
+    "motion_prior": "portrait_jax.motion.prior_task:MotionPriorTask",
+    "motion_vqvae": "portrait_jax.motion.vqvae_task:MotionVQTask",
     "probe": "portrait_jax.metrics.probe:ProbeTask",
 }
 """Name in `config.task` → where it lives. Imported on demand, so that one system never loads another."""

@@ -11,7 +11,7 @@ from data.prepare_synthetic import SyntheticConfig
 from data.prepare_video import VideoConfig
 from portrait_jax.errors import ConfigError
 
-SETTINGS = {"synthetic": SyntheticConfig, "video": VideoConfig}
+SETTINGS = {"synthetic": SyntheticConfig, "video": VideoConfig, "motion": dataclasses.make_dataclass("Nothing", [])}
 
 
 @pytest.mark.parametrize("name", list(prepare.CONFIGS))

@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from configs import prepare as config_file
+from data.motion import write_motion
+from portrait_jax.training.params import load_params
 
 
 @pytest.mark.parametrize(("name", "fps"), [("synthetic", "25"), ("poses", "4")])
@@ -22,6 +25,19 @@ def test_the_command_writes_a_data_set_and_says_what_it_holds(root, tmp_path, na
     assert "preparing: 3 sources" in run.stderr and "preparing: done" in run.stderr, "a log shows that it moves"
     splits = json.loads((tmp_path / "set" / "statistics.json").read_text())["splits"]
     assert splits["test"]["clips"] == 1 and splits["train"]["fps"] == {fps: 2}
+
+
+def test_motion_latents_are_measured(root, tmp_path):
+    write_motion(tmp_path / "latents" / "a.npz", np.arange(12.0, dtype=np.float32).reshape(6, 2))
+    config = f"--config={root / 'configs' / 'prepare.py'}:motion"
+    command = [sys.executable, "-m", "launch.prepare", config, f"--output={tmp_path / 'out'}"]
+    run = subprocess.run([*command, f"--input={tmp_path / 'latents'}"], cwd=root, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "1 sequences, 6 frames of 2 channels" in run.stdout
+    params, _ = load_params(tmp_path / "out" / "statistics.safetensors")
+    np.testing.assert_allclose(params["motion_statistics"]["mean"], [5, 6])
+    failed = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert failed.returncode == 2 and "give --input FOLDER" in failed.stderr
 
 
 def test_the_help_and_the_first_message_know_every_kind(root):
