@@ -3,6 +3,8 @@
 from portrait_jax.adapters.controlnet import ControlNet, ControlNetConfig
 from portrait_jax.adapters.image_prompt import ImagePromptConfig, image_projection, image_prompt_slot, merge_lora
 from portrait_jax.adapters.landmark_guider import LandmarkGuider, LandmarkGuiderConfig
+from portrait_jax.adapters.latent_motion import LatentMotionAttention, LatentMotionConfig, latent_motion_slot
+from portrait_jax.adapters.reference import masked_reference
 from portrait_jax.adapters.t2i_adapter import T2IAdapter, T2IAdapterConfig
 
 __all__ = [
@@ -11,9 +13,13 @@ __all__ = [
     "ImagePromptConfig",
     "LandmarkGuider",
     "LandmarkGuiderConfig",
+    "LatentMotionAttention",
+    "LatentMotionConfig",
     "T2IAdapter",
     "T2IAdapterConfig",
     "image_projection",
     "image_prompt_slot",
+    "latent_motion_slot",
+    "masked_reference",
     "merge_lora",
 ]

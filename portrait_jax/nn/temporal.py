@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,10 @@ class TemporalConfig:
     name: str = "motion_modules"
 
 
+Attend = Callable[..., Array]
+"""(name of the attention layer, normalised tokens "b f n c", context …) → tokens; called inside a compact method."""
+
+
 class TemporalAttention(nn.Module):
     """Self-attention along time of each pixel, with sinusoid positions added to its normalised input."""
 
@@ -58,45 +63,51 @@ class TemporalAttention(nn.Module):
         return nn.Dense(width, dtype=self.dtype, name="to_out_0")(out)
 
 
-class TemporalBlock(nn.Module):
-    """Temporal self-attentions, then a feed-forward, each on a normalised input with a residual."""
+class AttentionStack(nn.Module):
+    """Attentions of one kind, then a feed-forward, each on a normalised input with a residual."""
 
-    config: TemporalConfig
+    attentions: int
+    attend: Attend
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b f n c"]) -> Float[Array, "b f n c"]:
-        for i in range(self.config.attentions):
-            attend = TemporalAttention(
-                self.config.num_heads, self.config.max_length, self.dtype, name=f"attention_blocks_{i}"
-            )
-            x = x + attend(LayerNorm(name=f"norms_{i}")(x))
+    def __call__(self, x: Float[Array, "b f n c"], *context: Array) -> Float[Array, "b f n c"]:
+        for i in range(self.attentions):
+            x = x + self.attend(f"attention_blocks_{i}", LayerNorm(name=f"norms_{i}")(x), *context)
         return x + FeedForward(dtype=self.dtype, name="ff")(LayerNorm(name="ff_norm")(x))
 
 
-class _TemporalTransformer(nn.Module):
-    """The module itself, under the extra name that checkpoints give it."""
+class VideoTransformer(nn.Module):
+    """Group norm per frame (or joint), linear, `AttentionStack`, linear (zero at the start), plus the input.
 
-    config: TemporalConfig
+    Source: AnimateDiff `VanillaTemporalModule`, without the outer level that checkpoints name `temporal_transformer`.
+    """
+
+    attentions: int
+    attend: Attend
+    norm_groups: int = 32
+    joint_norm: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
+    def __call__(self, x: Float[Array, "b f h w c"], *context: Array) -> Float[Array, "b f h w c"]:
+        """`context` is handed to the attentions."""
         batch, frames, height, width, channels = x.shape
-        items = batch if self.config.joint_norm else batch * frames
-        hidden = GroupNorm(self.config.norm_groups, 1e-6, name="norm")(x.reshape(items, -1, channels))
+        items = batch if self.joint_norm else batch * frames
+        hidden = GroupNorm(self.norm_groups, 1e-6, name="norm")(x.reshape(items, -1, channels))
         hidden = nn.Dense(channels, dtype=self.dtype, name="proj_in")(hidden)
         hidden = hidden.reshape(batch, frames, height * width, channels)
-        hidden = TemporalBlock(self.config, self.dtype, name="transformer_blocks_0")(hidden)
+        stack = AttentionStack(self.attentions, self.attend, self.dtype, name="transformer_blocks_0")
         zero = nn.initializers.zeros
-        return x + nn.Dense(channels, dtype=self.dtype, kernel_init=zero, name="proj_out")(hidden).reshape(x.shape)
+        out = nn.Dense(channels, dtype=self.dtype, kernel_init=zero, name="proj_out")(stack(hidden, *context))
+        return x + out.reshape(x.shape)
 
 
 class TemporalTransformer(nn.Module):
-    """Group norm per frame (or joint), linear, block along time, linear (zero at the start), plus the input.
+    """A `VideoTransformer` along time: every pixel attends to itself in the other frames.
 
-    Source: AnimateDiff `VanillaTemporalModule`. The position table is computed, not a parameter; every window starts at
-    position 0. Raises ShapeError for more frames than the table has.
+    The position table is computed, not a parameter; every window starts at position 0. Raises ShapeError for more frames
+    than the table has.
     """
 
     config: TemporalConfig
@@ -104,7 +115,15 @@ class TemporalTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
-        return _TemporalTransformer(self.config, self.dtype, name="temporal_transformer")(x)
+        config = self.config
+
+        def attend(name: str, x: Array) -> Array:
+            return TemporalAttention(config.num_heads, config.max_length, self.dtype, name=name)(x)
+
+        module = VideoTransformer(
+            config.attentions, attend, config.norm_groups, config.joint_norm, self.dtype, name="temporal_transformer"
+        )
+        return module(x)
 
 
 def temporal_slot(config: TemporalConfig) -> Slot:
