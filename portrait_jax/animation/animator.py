@@ -19,20 +19,22 @@ from portrait_jax.errors import ConfigError, ShapeError, nearest
 from portrait_jax.face.alignment import Alignment
 from portrait_jax.face.drawing import draw_landmarks
 from portrait_jax.long_video.joint import Tiles, gaussian_tiles, wrapped_tiles
-from portrait_jax.long_video.overlap import Carry, Windows, init_carry, noise_of, plan_windows, window_sampler
+from portrait_jax.long_video.overlap import noise_of, plan_windows
+from portrait_jax.long_video.plan import Plan
+from portrait_jax.long_video.progressive import plan_gaps
 from portrait_jax.systems.system import System
-from portrait_jax.typing import Float, Image, Int, Params, PRNGKeyArray, Video
+from portrait_jax.typing import Float, Image, Int, Params, PRNGKeyArray, PyTree, Video
 
 Drawing = Callable[[Int[np.ndarray, " f"]], Video]
 """Frame numbers → control images of these frames."""
 
-Plan = Windows | Tiles
-PLANS: dict[str, Callable[[int, int, int], Plan]] = {
+PLANS: dict[str, Callable[[int, int, int], Plan | Tiles]] = {
     "overlap": plan_windows,
+    "progressive": lambda frames, length, overlap: plan_gaps(frames, length),
     "wrapped": lambda frames, length, overlap: wrapped_tiles(frames, length),
     "tiled": gaussian_tiles,
 }
-"""How windows become a long video: (frames, window, overlap) → where the windows lie."""
+"""`sampling.strategy`: (frames, window, overlap) → how a long video is made."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ class Position:
     """Where an interrupted animation goes on.
 
     Attributes:
-        window: the first window (of jointly denoised ones: group of windows) that is still to be sampled.
-        carry: what the windows before it hand over, and what is done of itself.
+        window: the first unit of the plan (a window, say, or a group of jointly denoised ones) that is still to be sampled.
+        carry: what the units before it hand over, and what is done of a group.
     """
 
     window: int
-    carry: Carry
+    carry: PyTree
 
 
 @dataclass(frozen=True)
@@ -80,11 +82,11 @@ class Animator:
             "solver": base.solver,
             "steps": chosen(self.steps, base.steps),
             "guidance": chosen(self.guidance, base.guidance),
+            "strategy": base.strategy,
             "window": chosen(self.length, base.window),
             "overlap": chosen(self.overlap, base.overlap),
             "windows_per_chunk": chosen(self.windows_per_chunk, base.windows_per_chunk),
             "noise_share": base.noise_share,
-            "strategy": base.strategy,
             "framing": base.framing,
             "alignment": base.alignment,
         }
@@ -97,25 +99,30 @@ class Animator:
     def rule(self) -> Guidance:
         return classifier_free(float(self.settings["guidance"]))
 
-    def plan(self, frames: int) -> Plan:
-        """Where the windows of a video of `frames` frames lie; a short video gets one short window."""
+    def plan(self, frames: int) -> Plan | Tiles:
+        """How a video of `frames` frames is made; a short video is one unit.
+
+        Raises:
+            ConfigError: for a strategy that does not exist, or window settings that do not fit.
+        """
         strategy = str(self.settings["strategy"])
         if strategy not in PLANS:
             raise ConfigError(f"sampling.strategy '{strategy}' is not known{nearest(strategy, list(PLANS))}")
         return PLANS[strategy](frames, int(self.settings["window"]), int(self.settings["overlap"]))
 
-    def blank(self) -> Carry:
-        """What is handed over to a video's first window."""
-        if self.settings["strategy"] == "overlap":
-            return init_carry(self.solver, int(self.settings["overlap"]), (1, *self.system.latent_shape()))
-        return joint.blank(self.solver, self.system.latent_shape())
+    def blank(self, plan: Plan | Tiles) -> PyTree:
+        """What is handed over to a video's first unit."""
+        if isinstance(plan, Tiles):
+            return joint.blank(self.solver, self.system.latent_shape())
+        return plan.blank(self.solver, (1, *self.system.latent_shape()))
 
     def frames(
         self, portrait: Image, drawing: Drawing, count: int, *, seed: int = 0, start: Position | None = None
     ) -> Iterator[tuple[Video, Position]]:
         """Yields chunk after chunk of finished frames, each with the state to go on from.
 
-        Jointly denoised windows yield after every solver step, most of the time without frames.
+        Not every chunk has frames: keyframes come out with what lies between them, and jointly denoised windows yield after
+        every solver step.
 
         Args:
             portrait: u8 "h w 3" at `system.image_size`.
@@ -133,26 +140,27 @@ class Animator:
         if int(self.settings["windows_per_chunk"]) < 1:
             raise ConfigError(f"windows_per_chunk must be at least 1, not {self.settings['windows_per_chunk']}")
         self._check_size(portrait, "portrait")
-        plan, start = self.plan(count), start or Position(0, self.blank())
+        plan = self.plan(count)
+        start = start or Position(0, self.blank(plan))
         still, key = self._encode_portrait(self._placed, portrait[None]), jax.random.key(seed)
         if isinstance(plan, Tiles):
             yield from self._joint(still, drawing, plan, key, start)
         else:
-            yield from self._overlapped(still, drawing, plan, key, start)
+            yield from self._in_order(still, drawing, plan, key, start)
 
-    def _overlapped(
-        self, still: Conditioning, drawing: Drawing, windows: Windows, key: PRNGKeyArray, start: Position
+    def _in_order(
+        self, still: Conditioning, drawing: Drawing, plan: Plan, key: PRNGKeyArray, start: Position
     ) -> Iterator[tuple[Video, Position]]:
-        size, carry = min(int(self.settings["windows_per_chunk"]), windows.count), start.carry
-        sample = self._sampler(windows, size)
-        for first in range(start.window, windows.count, size):
-            control = drawing(windows.source_frames(first, size))
+        size, carry = min(int(self.settings["windows_per_chunk"]), plan.count), start.carry
+        sample = self._sampler(plan, size)
+        for first in range(start.window, plan.count, size):
+            control = drawing(plan.source_frames(first, size))
             self._check_size(control[0], "control image")
             conditionings = self._encode_driving(self._placed, still, {"control": control[None]})
-            carry, latents = sample(self._placed, conditionings, carry, key, first, windows.count)
-            kept = np.asarray(windows.emit(first, latents)[0])
+            carry, latents = sample(self._placed, conditionings, carry, key, *plan.arguments(first, size))
+            kept = np.asarray(plan.emit(first, latents)[0])
             # The carry is donated to the next call, so the caller gets a copy on the host.
-            yield self._decode_all(kept, windows.stride), Position(first + size, jax.device_get(carry))
+            yield self._decode_all(kept, plan.stride), Position(first + size, jax.device_get(carry))
 
     def _joint(
         self, still: Conditioning, drawing: Drawing, tiles: Tiles, key: PRNGKeyArray, start: Position
@@ -200,16 +208,14 @@ class Animator:
     def _decode(self) -> Callable:
         return jax.jit(self.system.decode)
 
-    def _sampler(self, windows: Windows, size: int) -> Callable:
-        """One compiled program per number of windows in a chunk."""
+    def _sampler(self, plan: Plan, size: int) -> Callable:
+        """One compiled program per number of units in a chunk."""
         if size not in self._compiled:
-            self._compiled[size] = window_sampler(
+            self._compiled[size] = plan.sampler(
                 self.system.denoise,
+                size,
                 solver=self.solver,
                 guidance=self.rule,
-                length=windows.length,
-                overlap=windows.overlap,
-                size=size,
                 noise_share=self.system.sampling.noise_share,
             )
         return self._compiled[size]
@@ -244,14 +250,15 @@ def animate_clip(
         portrait: u8 "h w 3" at `system.image_size`.
         reference_landmarks: in pixels of the portrait.
         driving_landmarks: in pixels; with `align` they are moved onto the portrait's face first
-            (`face.alignment`), without they are drawn as they are.
+            (`face.alignment`) unless `sampling.alignment` is "none"; otherwise they are drawn as they are.
         animator: a compiled one to use again; then `steps` and `guidance` are its own.
 
     Returns:
         u8 "f h w 3".
     """
     animator = animator or Animator(system, params, steps, guidance)
-    alignment = Alignment.of(driving_landmarks, reference_landmarks) if align else None
+    moves = align and system.sampling.alignment != "none"
+    alignment = Alignment.of(driving_landmarks, reference_landmarks) if moves else None
     drawing = control_drawing(driving_landmarks, system, alignment)
     count = len(driving_landmarks)
     return np.concatenate([frames for frames, _ in animator.frames(portrait, drawing, count, seed=seed)])

@@ -24,7 +24,8 @@ def make_alignment(
     """Settles an alignment by the whole clip.
 
     Args:
-        kind: "proportional" (`face.alignment`) or "metric" (`face.metric`, the release's).
+        kind: "proportional" (`face.alignment`), "metric" (`face.metric`, the release's), or "none": the driver's face and
+            place, its frames scaled to the portrait's about their middle.
         rotation: "absolute" or "relative", see there.
         bundle: where MediaPipe's face model is; only called for "metric".
 
@@ -54,4 +55,13 @@ def _metric(driving: LandmarkSequence, portrait: Portrait, rotation: str, bundle
     )
 
 
-ALIGNMENTS: Mapping[str, Callable[..., Align]] = MappingProxyType({"proportional": _proportional, "metric": _metric})
+def _none(driving: LandmarkSequence, portrait: Portrait, rotation: str, bundle: Callable[[], Path]) -> Align:
+    height, width = portrait.image.shape[:2]
+    scale = min(width, height) / min(driving.width, driving.height)
+    middle, target = (np.array([w / 2, h / 2, 0.0]) for w, h in ((driving.width, driving.height), (width, height)))
+    return lambda points: ((points - middle) * scale + target).astype(np.float32)
+
+
+ALIGNMENTS: Mapping[str, Callable[..., Align]] = MappingProxyType(
+    {"proportional": _proportional, "metric": _metric, "none": _none}
+)

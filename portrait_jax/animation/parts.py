@@ -113,7 +113,7 @@ def load_position(folder: Path, animator: Animator) -> Done:
     """Where the segments in the folder end."""
     if not (folder / POSITION).exists():
         return Done(None, {})
-    like = animator.blank()
+    like = animator.blank(animator.plan(1))  # The tree is the same for every length.
     with np.load(folder / POSITION, allow_pickle=False) as stored:
         carry = [stored[f"leaf_{i}"] for i in range(len(jax.tree.leaves(like)))]
         kept = {int(name.removeprefix("frame_")): stored[name] for name in stored.files if name.startswith("frame_")}

@@ -9,9 +9,10 @@ at every step jointly; here only the past acts on the future.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from portrait_jax.diffusion.noise import mixed_noise
 from portrait_jax.diffusion.sampler import Denoise, guided_step
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.long_video.plan import Plan
 from portrait_jax.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
 Carry = dict[str, PyTree]
@@ -34,49 +36,47 @@ these numbers."""
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
-    """Where the windows lie and what each emits.
+class Windows(Plan):
+    """Where the windows lie and what each emits; the units of the plan.
 
     Attributes:
-        frames: frames of the video.
-        length, overlap: frames per window, and shared by neighbours.
+        overlap: frames shared by neighbours.
         starts: first frame of each window.
-        emitted: how many of its frames each window emits, from its first on.
     """
 
-    frames: int
-    length: int
     overlap: int
     starts: Int[np.ndarray, " win"]
-    emitted: Int[np.ndarray, " win"]
-
-    @property
-    def count(self) -> int:
-        """The number of windows."""
-        return self.starts.size
 
     @property
     def stride(self) -> int:
         """Frames from one window's start to the next."""
         return self.length - self.overlap
 
-    def first_frame(self, window: int) -> int:
-        """The frame that `window` begins with; `frames` for a window past the end."""
-        return int(self.starts[window]) if window < self.count else self.frames
+    @property
+    def borders(self) -> Int[np.ndarray, " n"]:
+        return self.starts[1:]
 
-    def chunks(self, size: int) -> Iterator[int]:
-        """First windows of consecutive chunks of `size` windows; the last chunk may reach past the end."""
-        return iter(range(0, self.count, size))
+    @property
+    def blended(self) -> Int[np.ndarray, " n"]:
+        shared = (self.starts[1:, None] + np.arange(self.overlap)).reshape(-1)
+        return shared[shared < self.frames]
 
     def source_frames(self, first: int, size: int) -> Int[np.ndarray, " f"]:
         """Video frames under the chunk of `size` windows from window `first`; past the end the last frame repeats."""
         span = (size - 1) * self.stride + self.length
         return np.minimum(first * self.stride + np.arange(span), self.frames - 1)
 
-    def emit(self, first: int, latents: Float[Array, "win b f h w c"]) -> Float[Array, "b g h w c"]:
-        """Joins what the windows of a chunk emit, `g` frames in order; windows past the end emit nothing."""
-        counts = self.emitted[first : first + latents.shape[0]]
-        return jnp.concatenate([window[:, :count] for window, count in zip(latents, counts, strict=False)], axis=1)
+    def arguments(self, first: int, size: int) -> tuple[int, int]:
+        """`first` and `total` of `sample_windows`."""
+        return first, self.count
+
+    def blank(self, solver: Solver, shape: tuple[int, int, int, int]) -> Carry:
+        """See `init_carry`."""
+        return init_carry(solver, self.overlap, shape)
+
+    def sampler(self, denoise: Callable[..., Array], size: int, **settings: Any) -> Callable[..., tuple[Carry, Array]]:
+        """See `window_sampler`."""
+        return window_sampler(denoise, length=self.length, overlap=self.overlap, size=size, **settings)
 
 
 def plan_windows(frames: int, length: int, overlap: int) -> Windows:
@@ -99,7 +99,7 @@ def plan_windows(frames: int, length: int, overlap: int) -> Windows:
     count = 1 + -(-max(frames - length, 0) // stride)
     emitted = np.full(count, stride)
     emitted[-1] = frames - (count - 1) * stride
-    return Windows(frames, length, overlap, np.arange(count) * stride, emitted)
+    return Windows(frames=frames, length=length, emitted=emitted, overlap=overlap, starts=np.arange(count) * stride)
 
 
 def frame_noise(
@@ -113,7 +113,6 @@ def frame_noise(
         shape: (b, h, w, c) of one frame's latents.
         share: correlation between frames, see `mixed_noise`.
     """
-
     return noise_of(key, start + jnp.arange(length), shape, share)
 
 
@@ -177,13 +176,13 @@ def sample_windows(
     """
     stride = length - overlap
     shape = _frame_shape(carry, solver, overlap)
-    _check_span(conditionings, (size - 1) * stride + length)
+    check_span(conditionings, (size - 1) * stride + length)
 
     def run(carry: Carry, position: Array) -> tuple[Carry, Array]:
         window = first + position
         local = {name: value.window(position * stride, length) for name, value in conditionings.items()}
         step = guided_step(denoise, local, solver, guidance, batched=batched)
-        fresh = _step_noise(solver, key, window * stride, length, shape)
+        fresh = step_noise(solver, key, window * stride + jnp.arange(length), shape)
 
         def body(state: PyTree, scanned: tuple[Array, PyTree]) -> tuple[PyTree, PyTree]:
             index, past = scanned
@@ -235,11 +234,14 @@ def _pull(
     return jnp.concatenate([mixed, own[:, overlap:]], axis=1)
 
 
-def _step_noise(solver: Solver, key: PRNGKeyArray, start: Array, length: int, shape) -> Callable[[Array], Array | None]:
+def step_noise(
+    solver: Solver, key: PRNGKeyArray, numbers: Int[Array, " f"], shape: tuple[int, int, int, int]
+) -> Callable[[Array], Array | None]:
+    """Step index → fresh noise of the frames with these numbers, a function of (key, step, frame); None if none is needed."""
     if not solver.stochastic:
         return lambda index: None
     stream = jax.random.fold_in(key, _STEP_STREAM)
-    return lambda index: frame_noise(jax.random.fold_in(stream, index), start, length, shape)
+    return lambda index: noise_of(jax.random.fold_in(stream, index), numbers, shape)
 
 
 def _frame_shape(carry: Carry, solver: Solver, overlap: int) -> tuple[int, int, int, int]:
@@ -254,7 +256,8 @@ def _frame_shape(carry: Carry, solver: Solver, overlap: int) -> tuple[int, int, 
     return (batch, *space)
 
 
-def _check_span(conditionings: Mapping[str, Conditioning], span: int) -> None:
+def check_span(conditionings: Mapping[str, Conditioning], span: int) -> None:
+    """Raises ShapeError unless every per-frame field covers `span` frames."""
     for name, conditioning in conditionings.items():
         for field, frames in conditioning.frame_counts().items():
             if frames != span:

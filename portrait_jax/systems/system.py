@@ -23,12 +23,13 @@ class SamplingConfig:
     previous: str = "listed"
     """Where a step lands, see `diffusion.grid.schedule_grid`."""
     strategy: str = "overlap"
-    """How windows become a long video: "overlap" (`long_video.overlap`), or denoised jointly (`long_video.joint`): "wrapped" (side
-    by side, the last one goes on with the first frames) or "tiled" (overlapping, with Gaussian weights)."""
+    """How a long video is made: "overlap" (`long_video.overlap`), "progressive" (`long_video.progressive`), or windows denoised
+    jointly (`long_video.joint`): "wrapped" (side by side, the last one goes on with the first frames) or "tiled" (overlapping,
+    with Gaussian weights)."""
     window: int = 16
     """Frames denoised together."""
     overlap: int = 4
-    """Frames that a window shares with the one before; "wrapped" windows share none."""
+    """Frames that a window shares with the one before; "wrapped" windows share none, "progressive" clips their ends."""
     windows_per_chunk: int = 4
     """Windows per jitted call: what is in memory and what an interruption can lose."""
     noise_share: float = 0.0
@@ -36,8 +37,8 @@ class SamplingConfig:
     framing: str = "face"
     """What of a portrait the system sees: the square around the "face", or the "whole" on black bars (`animation.portrait`)."""
     alignment: str = "proportional"
-    """How the driver's motion is moved onto the portrait: "proportional" (`face.alignment`), or "metric", the release's
-    (`face.metric`)."""
+    """How the driver's motion is moved onto the portrait: "proportional" (`face.alignment`), "metric", the release's
+    (`face.metric`), or "none": the driver's landmarks are drawn where they are."""
 
 
 class System(SamplingTask, Protocol):

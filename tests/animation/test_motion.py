@@ -31,6 +31,14 @@ def test_each_kind_is_its_own_alignment(tmp_path, rotation):
     np.testing.assert_allclose(make(tmp_path, "metric", rotation=rotation)(DRIVING), expected, atol=1e-3)
 
 
+def test_without_alignment_the_drivers_face_stays_where_it_is_in_its_frame(tmp_path):
+    """The middle of a wide frame becomes the middle of the square result, at the scale of the shorter side."""
+    points = np.array([[160.0, 120, 0], [160, 0, 3], [40, 120, 0]], np.float32)
+    k = 256 / 240
+    expected = [[128, 128, 0], [128, 0, 3 * k], [128 - 120 * k, 128, 0]]
+    np.testing.assert_allclose(make(tmp_path, "none")(points), expected, atol=1e-4)
+
+
 def test_the_frame_with_the_least_expression_is_neutral(tmp_path):
     scores = np.array([3.0, 2.0, 0.5, 0.7], np.float32)
     expected = MetricAlignment.of(DRIVING, (320, 240), POINTS, (256, 256), canonical(), neutral_index=2)(DRIVING)

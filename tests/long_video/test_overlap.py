@@ -85,6 +85,13 @@ def test_a_window_begins_where_the_frames_before_it_end(layout):
     assert firsts == [*np.cumsum([0, *windows.emitted]), windows.frames]
 
 
+def test_borders_are_where_windows_begin_and_blended_frames_belong_to_two():
+    windows = plan_windows(17, 6, 2)
+    assert windows.borders.tolist() == [4, 8, 12]
+    assert windows.blended.tolist() == [4, 5, 8, 9, 12, 13]
+    assert plan_windows(5, 6, 2).borders.size == 0
+
+
 def test_noise_of_a_frame_does_not_depend_on_the_window():
     whole = frame_noise(KEY, 0, 12, SHAPE)
     part = jax.jit(lambda start: frame_noise(KEY, start, 5, SHAPE))(4)
