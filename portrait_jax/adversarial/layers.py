@@ -31,7 +31,8 @@ def blur(x: Images, before: int, after: int, gain: float = 1.0) -> Float[Array, 
         pads[axis] = (before, after)
         padded = jnp.pad(x, pads)
         length = padded.shape[axis] - len(TAPS) + 1
-        x = sum(tap * jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i, tap in enumerate(TAPS))
+        parts = [tap * jax.lax.slice_in_dim(padded, i, i + length, axis=axis) for i, tap in enumerate(TAPS)]
+        x = sum(parts[1:], parts[0])
     return x * gain
 
 

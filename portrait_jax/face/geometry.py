@@ -66,7 +66,7 @@ def _parsed(data: bytes) -> FaceGeometry:
             pair = dict(_fields(_bytes(value)))
             index = pair.get(1, 0)
             if not isinstance(index, int) or index >= VERTICES:
-                raise ValueError(f"a weight for vertex {index}")
+                raise ValueError(f"a weight for vertex {index!r}")
             weights[index] = np.frombuffer(_bytes(pair[2]), "<f4")[0]
     if len(vertices) != VERTICES or not np.isfinite(vertices).all() or not (weights >= 0).all() or not weights.any():
         raise ValueError(f"{len(vertices)} vertices, {VERTICES} are needed with finite places and weights")

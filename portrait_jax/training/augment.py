@@ -164,4 +164,4 @@ def turn(hue: Float[Array, " b"]) -> Float[Array, "b 3 3"]:
     cos, sin, zero, one = jnp.cos(angle), jnp.sin(angle), jnp.zeros_like(angle), jnp.ones_like(angle)
     rows = [[one, zero, zero], [zero, cos, -sin], [zero, sin, cos]]
     middle = jnp.stack([jnp.stack(row, -1) for row in rows], -2)
-    return np.linalg.inv(TO_YIQ) @ middle @ TO_YIQ
+    return jnp.asarray(np.linalg.inv(TO_YIQ)) @ middle @ TO_YIQ
