@@ -27,7 +27,7 @@ test: $(STAMPS)-dev ## run the unmarked tests on the CPU (PYTEST_ARGS="-k name" 
 	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(WORKERS) -m "not slow and not gpu and not parity" $(PYTEST_ARGS)
 
 parity: $(STAMPS)-parity ## compare every network with its PyTorch class (fetches PyTorch's CPU build)
-	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(WORKERS) -m "parity and not slow" tests/parity $(PYTEST_ARGS)
+	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(WORKERS) --dist worksteal -m "parity and not slow" tests/parity $(PYTEST_ARGS)
 
 lint: $(STAMPS)-dev ## ruff: rules and format
 	@$(BIN)/ruff check --quiet .

@@ -1,7 +1,13 @@
 """What papers plug into a backbone."""
 
 from portrait_jax.adapters.controlnet import ControlNet, ControlNetConfig
-from portrait_jax.adapters.image_prompt import ImagePromptConfig, image_projection, image_prompt_slot, merge_lora
+from portrait_jax.adapters.image_prompt import (
+    ImagePromptConfig,
+    image_projection,
+    image_prompt_slot,
+    merge_lora,
+    split_lora,
+)
 from portrait_jax.adapters.landmark_guider import LandmarkGuider, LandmarkGuiderConfig
 from portrait_jax.adapters.latent_motion import LatentMotionAttention, LatentMotionConfig, latent_motion_slot
 from portrait_jax.adapters.reference import masked_reference
@@ -22,4 +28,5 @@ __all__ = [
     "latent_motion_slot",
     "masked_reference",
     "merge_lora",
+    "split_lora",
 ]

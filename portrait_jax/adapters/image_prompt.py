@@ -250,6 +250,14 @@ def init_lora(rng: PRNGKeyArray, params: PyTree, rank: int = 128) -> PyTree:
     return traverse_util.unflatten_dict(made)
 
 
+def split_lora(params: Mapping[str, PyTree]) -> tuple[PyTree, PyTree]:
+    """(backbone, low-rank updates) of what an import puts under one name: `merge_lora(*split_lora(params), scale)`."""
+    ends = {(update, part) for update in LORA_LAYERS.values() for part in ("down", "up")}
+    flat = traverse_util.flatten_dict(params)
+    updates = {path: flat.pop(path) for path in list(flat) if path[-3:-1] in ends}
+    return traverse_util.unflatten_dict(flat), traverse_util.unflatten_dict(updates)
+
+
 def merge_lora(params: Mapping[str, PyTree], lora: Mapping[str, PyTree], scale: float = 1.0) -> PyTree:
     """A backbone's parameters with kernel + scale · down · up in every attention that `lora` names.
 

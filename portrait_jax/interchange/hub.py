@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from portrait_jax.errors import CheckpointError, listed
+from portrait_jax.errors import CheckpointError, listed, plural
 
 PREFIX = "hub:"
 DEFAULT_FOLDER = "~/.cache/portrait_jax/models"
@@ -61,7 +61,7 @@ def complete(path: Path, files: Sequence[str], text: str) -> Path:
     if not path.exists():
         raise CheckpointError(f"there is no model at {text}; check the path, or write hub:org/name")
     if lost := missing(path, files):
-        raise CheckpointError(f"{text} lacks {len(lost)} files ({listed(lost)}); put them into {path}")
+        raise CheckpointError(f"{text} lacks {plural(len(lost), 'file')} ({listed(lost)}); put them into {path}")
     return path
 
 

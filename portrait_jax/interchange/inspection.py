@@ -55,14 +55,14 @@ def own_format(source: Source) -> list[str]:
 
 def likeliest(source: Source) -> tuple[Layout, Part] | None:
     """The network that has most of an unrecognised file's names and fewest others, if it shares half of them."""
-    names, best, found = set(source.specs), 0.5, None
-    for layout in layouts().values():
-        for part in layout.parts:
-            if part.resembles(source.specs):
-                expected, have = set(part.expected()), {part.table.canonical(name) for name in names}
-                share = len(expected & have) / len(expected | have)
-                if share > best:
-                    best, found = share, (layout, part)
+    best = 0.5
+    found: tuple[Layout, Part] | None = None
+    for layout in sorted(layouts().values(), key=lambda layout: len(layout.parts)):
+        for part in (part for part in layout.parts if part.resembles(source.specs)):
+            expected, have = set(part.expected()), {part.table.canonical(name) for name in source.specs}
+            share = len(expected & have) / len(expected | have)
+            if share > best:  # Of equals the one that stands alone, as in `recognise`.
+                best, found = share, (layout, part)
     return found
 
 

@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 from portrait_jax.adapters.image_prompt import (
     ImagePromptConfig,
     image_prompt_slot,
     init_lora,
     merge_lora,
+    split_lora,
 )
 from portrait_jax.backbones.unet import UNet, UNetConfig
 from portrait_jax.conditioning import Conditioning
@@ -64,6 +66,16 @@ def test_a_new_update_changes_nothing_and_gradients_reach_both_halves(small):
         return jax.grad(loss)(lora)
 
     assert all(np.asarray(leaf).any() for leaf in jax.tree.leaves(gradients(lora)))
+
+
+def test_an_import_of_base_and_updates_is_taken_apart_again(small):
+    params = small[1]["params"]
+    lora = init_lora(jax.random.key(0), params, rank=2)
+    flat = [traverse_util.flatten_dict(tree, sep="/") for tree in (params, lora)]
+    base, updates = split_lora(traverse_util.unflatten_dict(flat[0] | flat[1], sep="/"))
+    for found, expected in zip((base, updates), flat):
+        found = traverse_util.flatten_dict(found, sep="/")
+        assert found.keys() == expected.keys() and all(found[path] is expected[path] for path in expected)
 
 
 def test_mistakes_name_the_remedy(small):

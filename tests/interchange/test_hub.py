@@ -22,7 +22,7 @@ def offline(tmp_path, monkeypatch):
 def test_a_path_is_itself_if_it_has_the_files(tmp_path):
     (tmp_path / "vocab.json").write_text("{}")
     assert resolve(tmp_path, ["vocab.json"]) == tmp_path
-    with pytest.raises(CheckpointError, match=r"lacks 1 files \(merges\.txt\); put them into "):
+    with pytest.raises(CheckpointError, match=r"lacks 1 file \(merges\.txt\); put them into "):
         resolve(tmp_path, ["vocab.json", "merges.txt"])
     with pytest.raises(CheckpointError, match="there is no model at nowhere"):
         resolve("nowhere")
