@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,11 @@ def test_make_alone_lists_the_targets(clone):
     lines = [line.split(maxsplit=1) for line in make(clone).stdout.splitlines()]
     assert {name for name, _ in lines} >= {"demo", "test", "parity", "lint", "types", "notebook"}
     assert all(meaning for _, meaning in lines)
+
+
+def test_ci_compares_with_the_originals_and_ends_with_the_suite():
+    targets = re.findall(r"make --no-print-directory (\w+)", (ROOT / ".ci" / "run").read_text())
+    assert targets == ["lint", "types", "notebook", "parity", "test"]
 
 
 def test_progress_follows_what_pip_says(installer, capsys):
