@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,6 +154,18 @@ class Decoder(nn.Module):
         return head(config, 3 * config.patch_size**2, self.dtype, x)
 
 
+def moments(
+    config: KLConfig, encoder: Callable, quant_conv: Callable, image_pm1: Float[Array, "b h w 3"]
+) -> tuple[Latent, Latent]:
+    """What `encode` of an autoencoder returns, from its two layers."""
+    stride = config.stride
+    if image_pm1.shape[1] % stride or image_pm1.shape[2] % stride:
+        raise ShapeError(f"an image of {image_pm1.shape[1:3]} pixels is no multiple of {stride}; resize or pad it")
+    both = quant_conv(encoder(fold(image_pm1, config.patch_size))).astype(jnp.float32)
+    mean, logvar = jnp.split(both, 2, axis=-1)
+    return mean, jnp.clip(logvar, *LOGVAR_RANGE)
+
+
 class AutoencoderKL(nn.Module):
     """Encodes images to a Gaussian over latents and decodes latents to images; frames count as images."""
 
@@ -170,12 +183,7 @@ class AutoencoderKL(nn.Module):
 
         Raises ShapeError if the size is no multiple of the stride.
         """
-        stride = self.config.stride
-        if image_pm1.shape[1] % stride or image_pm1.shape[2] % stride:
-            raise ShapeError(f"an image of {image_pm1.shape[1:3]} pixels is no multiple of {stride}; resize or pad it")
-        moments = self.quant_conv(self.encoder(fold(image_pm1, self.config.patch_size))).astype(jnp.float32)
-        mean, logvar = jnp.split(moments, 2, axis=-1)
-        return mean, jnp.clip(logvar, *LOGVAR_RANGE)
+        return moments(self.config, self.encoder, self.quant_conv, image_pm1)
 
     def decode(self, latent: Latent) -> Float[Array, "b h w 3"]:
         """Image of an unscaled latent (divide by `scaling_factor` first), about [−1, 1], not clamped."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from portrait_jax.errors import ShapeError
 from portrait_jax.nn.conv import conv3x3
+from portrait_jax.nn.norms import BatchNorm
 from portrait_jax.typing import Array, Float
 
 Features = Float[Array, "_ _ _ _"]
@@ -25,21 +25,6 @@ class ArcFaceConfig:
     channels: tuple[int, ...] = (64, 128, 256, 512)
     embedding: int = 512
     image_size: int = 112
-
-
-class BatchNorm(nn.Module):
-    """Normalises with the stored statistics; names scale, bias, running_mean, running_var (all parameters, none trained)."""
-
-    eps: float = 1e-5
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
-        shape = (x.shape[-1],)
-        ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        scale, variance = self.param("scale", ones, shape), self.param("running_var", ones, shape)
-        bias, mean = self.param("bias", zeros, shape), self.param("running_mean", zeros, shape)
-        gain = scale * jax.lax.rsqrt(variance + self.eps)
-        return (x.astype(jnp.float32) * gain + (bias - mean * gain)).astype(x.dtype)
 
 
 class PReLU(nn.Module):

@@ -17,7 +17,7 @@ from portrait_jax.interchange.onnx_files import Node, OnnxGraph
 from portrait_jax.interchange.safetensors_files import Spec
 
 EPS = 1e-5
-"""Of the network's norms (`encoders.arcface.BatchNorm`)."""
+"""Of the network's norms (`nn.norms.BatchNorm`)."""
 SILENT = ("Flatten", "Reshape", "Identity", "Dropout", "Constant", "Shape", "Gather", "Unsqueeze", "Concat", "Add")
 """Operators that hold no weights of the network, and so name nothing."""
 MIDDLE = 127.5

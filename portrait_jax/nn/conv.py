@@ -1,10 +1,11 @@
-"""Convolutions of the Stable Diffusion family: 3×3 with PyTorch's padding, and 1×1 as a matrix product."""
+"""Convolutions of the Stable Diffusion family: 3×3 with PyTorch's padding, 1×1 as a matrix product, and over time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
@@ -80,3 +81,21 @@ class PointwiseConv(nn.Module):
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
         return x.astype(self.dtype) @ kernel[0, 0].astype(self.dtype) + bias.astype(self.dtype)
+
+
+class TemporalConv(nn.Module):
+    """A convolution over three frames at every pixel, zeros beyond the ends; kernel (3, 1, 1, in, out)."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w out"]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 1, 1, x.shape[-1], self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        # As a two-dimensional convolution over (time, place): every backend has a fast one.
+        flat = x.astype(self.dtype).reshape(*x.shape[:2], -1, x.shape[-1])
+        out = jax.lax.conv_general_dilated(
+            flat, kernel[:, 0].astype(self.dtype), (1, 1), ((1, 1), (0, 0)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return (out + bias.astype(self.dtype)).reshape(*x.shape[:-1], self.channels)

@@ -32,6 +32,20 @@ def position_table(length: int, width: int) -> np.ndarray:
     return table
 
 
+def halves_table(length: int, width: int) -> np.ndarray:
+    """Sinusoids (length, width) float32 in halves: [sin, cos] of position · 10000^(−k/half) (MAE's and diffusers' table)."""
+    half = width // 2
+    angles = np.arange(length)[:, None] * 10000.0 ** (-np.arange(half) / half)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
+
+
+def patch_table(height: int, width: int, features: int) -> np.ndarray:
+    """`halves_table` of the column, then of the row, each half of `features`: (height, width, features) float32."""
+    columns, rows = halves_table(width, features // 2), halves_table(height, features // 2)
+    shape = (height, width, features // 2)
+    return np.concatenate([np.broadcast_to(columns[None], shape), np.broadcast_to(rows[:, None], shape)], axis=-1)
+
+
 def place_table(height: int, width: int, octaves: int = 4) -> np.ndarray:
     """Sinusoids (height, width, 4·octaves) float32 of x and y in 0..1: half a wave over the picture, then twice as many
     each octave (the features of NeRF, Mildenhall et al. 2020)."""

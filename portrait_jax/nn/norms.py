@@ -1,4 +1,4 @@
-"""Group and layer normalisation with float32 statistics, whatever the compute type."""
+"""Group, layer and stored-statistics batch normalisation in float32, whatever the compute type."""
 
 from __future__ import annotations
 
@@ -70,3 +70,18 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         return layer_norm(x, scale, bias, self.eps)
+
+
+class BatchNorm(nn.Module):
+    """Normalises with the stored statistics; names scale, bias, running_mean, running_var (all parameters, none trained)."""
+
+    eps: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch c"]:
+        shape = (x.shape[-1],)
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        scale, variance = self.param("scale", ones, shape), self.param("running_var", ones, shape)
+        bias, mean = self.param("bias", zeros, shape), self.param("running_mean", zeros, shape)
+        gain = scale * jax.lax.rsqrt(variance + self.eps)
+        return (x.astype(jnp.float32) * gain + (bias - mean * gain)).astype(x.dtype)
