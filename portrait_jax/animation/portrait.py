@@ -21,7 +21,7 @@ from portrait_jax.face.detector import FaceDetector, model_path
 from portrait_jax.face.geometry import load_geometry
 from portrait_jax.media.files import FilePath
 from portrait_jax.media.image import read_image
-from portrait_jax.typing import Image, Landmarks
+from portrait_jax.typing import Image, Landmarks, UInt8
 
 MARGIN, LIFT = 0.51, 0.0
 """Room on each side of the face, in face sizes, and its middle's height: as in the procedural portraits."""
@@ -92,7 +92,7 @@ def load_portrait(
     return Portrait(crop.apply(image, size), crop.apply_landmarks(points, size))
 
 
-def on_bars(image: Image, size: int) -> tuple[Image, Placement]:
+def on_bars(image: Image, size: int) -> tuple[UInt8[np.ndarray, "{size} {size} 3"], Placement]:
     """The whole picture in a square of `size` pixels, bicubic, on black; sides are cut down to whole pixels, and where one
     is odd the picture lies half a pixel to the left or above, as in the release."""
     height, width = image.shape[:2]

@@ -66,7 +66,7 @@ def test_the_checkpoint_fits_into_16_megabytes_at_half_precision(shapes):
     assert 2 * sum(leaf.size for leaf in jax.tree.leaves(shapes)) < 16e6
 
 
-@pytest.mark.parametrize("stage", ["demo", "demo_stage1", "demo_stage2"])
+@pytest.mark.parametrize("stage", ["demo", "demo_stage1", "demo_stage2", "released"])
 def test_data_loop_and_model_sections_fit_together(stage):
     config = follow_your_emoji.get_config(stage)
     data = from_mapping(DataConfig, config.data)
