@@ -93,8 +93,8 @@ def load_portrait(
 
 
 def on_bars(image: Image, size: int) -> tuple[UInt8[np.ndarray, "{size} {size} 3"], Placement]:
-    """The whole picture in a square of `size` pixels, bicubic, on black; sides are cut down to whole pixels, and where one
-    is odd the picture lies half a pixel to the left or above, as in the release."""
+    """The whole picture in a square of `size` pixels, bicubic, on black; sides are cut down to whole pixels, and one
+    that is odd lies half a pixel off the middle, as in the release."""
     height, width = image.shape[:2]
     scale = min(size / width, size / height)
     inner = max(int(width * scale), 1), max(int(height * scale), 1)
