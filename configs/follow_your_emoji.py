@@ -1,11 +1,7 @@
-"""Follow-Your-Emoji: the demo's stages, and the published release.
+"""Follow-Your-Emoji at demo size: 128 pixels, latents 16×16×8, trained on procedural portraits.
 
-`released` is the release at full size, 512 pixels (docs/follow_your_emoji.md: how to import it, time and memory):
-
-    python -m launch.convert import --layout follow_your_emoji --input FOLDER --output released
-    python -m launch.animate --config configs/follow_your_emoji.py:released --checkpoint released --portrait … --driving …
-
-The rest is the demo: 128 pixels, latents 16×16×8, trained on procedural portraits.
+The published release and training at its size: `configs/follow_your_emoji_full.py`; ablations:
+`configs/follow_your_emoji_ablations.py`.
 
     python -m launch.train --config configs/follow_your_emoji.py:demo_stage1 --workdir runs/demo
     python -m launch.train --config configs/follow_your_emoji.py:demo_stage2 --workdir runs/demo
@@ -15,17 +11,34 @@ Training pictures are drawn as they are needed; over a whole training it is quic
 time and result: `docs/demo_checkpoint.md`.
 """
 
+from functools import partial
+
 from ml_collections import ConfigDict
 
-from configs import autoencoder
+from configs import autoencoder, follow_your_emoji_full
+from configs.follow_your_emoji_ablations import ABLATIONS, first_stage
 from portrait_jax.errors import ConfigError, nearest
 
 WIDTHS = (48, 72, 96)
 
 
 def get_config(stage: str = "demo") -> ConfigDict:
-    """`demo_stage1` trains on single frames, `demo_stage2` the temporal modules; `demo` is what animates; `released`: see above."""
-    stages = {"demo_stage1": stage1, "demo_stage2": stage2, "demo": stage2, "released": released}
+    """`demo_stage1` trains on single frames, `demo_stage2` the temporal modules; `demo` is what animates.
+
+    `demo_stage2_progressive` goes on from `demo_stage1` to a model that fills gaps; `ablation_NAME_stage1`, `_stage2` and
+    `ablation_NAME`, which animates, are at demo size too. At full size `released` animates with the published weights, and
+    `stage1`, `stage2`, `released_stage1`, `released_stage2` train.
+    """
+    stages = {
+        "demo_stage1": stage1,
+        "demo_stage2": stage2,
+        "demo": stage2,
+        "demo_stage2_progressive": progressive,
+        **follow_your_emoji_full.STAGES,
+    }
+    for name in ABLATIONS:
+        stages[f"ablation_{name}_stage1"] = partial(ablation, name=name, temporal=False)
+        stages[f"ablation_{name}_stage2"] = stages[f"ablation_{name}"] = partial(ablation, name=name, temporal=True)
     if stage not in stages:
         raise ConfigError(f"configs/follow_your_emoji.py has no '{stage}'{nearest(stage, list(stages))}")
     config = base()
@@ -58,11 +71,13 @@ def base() -> ConfigDict:
                 "guidance": 1.0,
                 "spacing": "trailing",
                 "previous": "listed",
+                "strategy": "overlap",
                 "window": 12,
                 "overlap": 4,
                 "windows_per_chunk": 3,
                 # Measured: without noise in common the results tremble (docs/demo_checkpoint.md).
                 "noise_share": 1.0,
+                "alignment": "expression",
             },
             "data": {
                 "kind": "clips",
@@ -71,6 +86,7 @@ def base() -> ConfigDict:
                 "latent_factor": 8,
                 "drawing": "smooth",
                 "frame_stride": (1, 1),
+                "clip_frames": 24,
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},
         }
@@ -168,88 +184,34 @@ def stage2(config: ConfigDict) -> None:
     )
 
 
-def released(config: ConfigDict) -> None:
-    """The published weights as their own program runs them. Files are those of the release's repository; § is the paper's."""
-    config.model = released_model()
-    config.loss.temporal = True
-    config.sampling.update(
-        {
-            # configs/infer.yaml: DDIM (infer.py), 30 steps, guidance 3.5 on the identity alone.
-            "solver": "ddim",
-            "steps": 30,
-            "guidance": 3.5,
-            # infer.yaml `timestep_spacing`; the scheduler steps to t − 1000 // 30, which is not always the next of its list.
-            "spacing": "trailing",
-            "previous": "stride",
-            # models/video_pipeline.py, `__call__`: windows of 24 without overlap, the last one goes on with the first frames.
-            # Its `forward_long` is strategy "tiled"; of it no window and overlap are published. For long videos "overlap".
-            "strategy": "wrapped",
-            "window": 24,
-            "overlap": 4,  # Not read by "wrapped"; ours for the other two.
-            "windows_per_chunk": 1,
-            "noise_share": 0.0,  # `torch.randn` for all frames.
-            "framing": "whole",  # dataset/val_dataset.py
-            "alignment": "metric",  # media_pipe/__init__.py
-        }
-    )
-    config.data.update({"size": 512, "drawing": "released"})
-    # Animating needs none of it; a stage that fine-tunes the release sets its own.
-    config.train = ConfigDict(
-        {"trainable": ("denoiser/.*motion_modules.*",), "steps": 1, "batch_size": 1, "frames": 16}
-    )
+def progressive(config: ConfigDict) -> None:
+    """The second stage with masked latents (§3.3): keyframes far apart are made first, then what lies between them.
+
+        python -m launch.prepare --config configs/prepare.py:synthetic --config.frames=133 --output runs/long_portraits
+        python -m launch.train --config configs/follow_your_emoji.py:demo_stage2_progressive \\
+            --config.data.path=runs/long_portraits --workdir runs/demo
+
+    Frames lie up to 11 apart, as keyframes of the second level do, as far as the clips are long enough.
+    """
+    stage2(config)
+    config.model.progressive = "masked_latents"
+    config.sampling.strategy = "progressive"
+    config.loss.blank = 0.2  # keyframes are made with nothing given
+    config.data.update({"frame_stride": (1, 11), "clip_frames": 133})
+    # The first convolution too: its new channels start at zero, and no single frame has used them.
+    config.train.trainable = ("denoiser/.*motion_modules.*", "denoiser/conv_in/.*")
+    config.train.widen = ("denoiser/conv_in/kernel",)
 
 
-def released_model() -> ConfigDict:
-    """Stable Diffusion 1.5 with AnimateDiff v2's motion modules, CLIP ViT-L/14, and a guider: 2.6 billion parameters."""
-    return ConfigDict(
-        {
-            "image_size": 512,  # infer.yaml; §4.1
-            "drawing_style": "released",
-            "whole_levels": True,  # models/video_pipeline.py and `save_videos_grid`, which cut off fractions
-            # sd-vae-ft-mse, as published
-            "autoencoder": {
-                "block_out_channels": (128, 256, 512, 512),
-                "layers_per_block": 2,
-                "latent_channels": 4,
-                "norm_groups": 32,
-                "scaling_factor": 0.18215,
-            },
-            # sd-image-variations' UNet, as published; `clip_fc` reads CLIP's tokens of 1024 (models/unet/__init__.py). The
-            # reference net has the same sizes (models/referencenet/__init__.py). §3.1
-            "denoiser": {
-                "in_channels": 4,
-                "out_channels": 4,
-                "block_out_channels": (320, 640, 1280, 1280),
-                "layers_per_block": 2,
-                "attention_levels": (True, True, True, False),
-                "num_heads": 8,
-                "context_dim": 768,
-                "norm_groups": 32,
-                "image_prompt_dim": 1024,
-            },
-            # infer.yaml, `unet_additional_kwargs`: AnimateDiff mm_sd_v15_v2, all resolutions and the middle
-            "temporal": {"num_heads": 8, "max_length": 32, "norm_groups": 32, "mid": True, "attentions": 2},
-            # infer.py and models/guider.py
-            "guider": {"channels": (16, 32, 96, 256), "out_channels": 320},
-            # sd-image-variations' image encoder, as published: CLIP ViT-L/14. Its projection comes with the files, unused.
-            "image_encoder": {
-                "hidden": 1024,
-                "layers": 24,
-                "heads": 16,
-                "mlp": 4096,
-                "patch": 14,
-                "image_size": 224,
-                "projection": 768,
-                "activation": "quick_gelu",
-            },
-            # infer.yaml, `noise_scheduler_kwargs` with zero terminal SNR
-            "schedule": {
-                "name": "scaled_linear",
-                "length": 1000,
-                "beta_start": 0.00085,
-                "beta_end": 0.012,
-                "zero_terminal_snr": True,
-            },
-            "prediction": "v",
-        }
-    )
+def ablation(config: ConfigDict, name: str, temporal: bool) -> None:
+    """One row of the paper's table 2, first or second stage: the whole system with what `ABLATIONS` changes."""
+    progressive(config)
+    source = f"{{workdir}}/{first_stage(name)}"
+    config.train.init_from = ConfigDict({"*": source, "autoencoder": source})
+    config.update_from_flattened_dict(ABLATIONS[name])
+    if not temporal:
+        stage1(config)
+        # Nothing is given to single frames: the first convolution is widened where the second stage begins.
+        config.loss.temporal, config.model.progressive = False, "none"
+    elif config.model.progressive == "none":
+        config.train.trainable, config.train.widen = ("denoiser/.*motion_modules.*",), ()

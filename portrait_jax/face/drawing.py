@@ -1,19 +1,31 @@
 """The expression-aware landmark image: eyes, brows, inner lips and pupils as coloured lines on black.
 
 Follow-Your-Emoji, section 3.2; release `media_pipe/draw_util.py`. Two styles share parts, colours and order: "released"
-equals the published drawings pixel for pixel, "smooth" keeps sub-pixel motion visible at small sizes.
+equals the published drawings pixel for pixel, "smooth" keeps sub-pixel motion visible at small sizes. Ablations of the
+latter draw other parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 
 import cv2
 import numpy as np
 
 from portrait_jax.errors import ConfigError, nearest
-from portrait_jax.face.topology import NUM_LANDMARKS, PARTS, PUPIL_COLOUR, PUPILS, index
+from portrait_jax.face.topology import (
+    CONTOUR,
+    NUM_LANDMARKS,
+    PARTS,
+    PLAIN_PARTS,
+    PUPIL_COLOUR,
+    PUPILS,
+    Chain,
+    Part,
+    index,
+)
 from portrait_jax.typing import Float, UInt8
 
 _SHIFT = 4
@@ -22,7 +34,6 @@ _FAR = float(1 << 14)
 """Coordinates beyond this many pixels would overflow OpenCV's fixed point; they are off the image anyway."""
 
 _PUPIL_HALF_WIDTH = 3
-_SMOOTH_CHAINS = tuple((part.colour, [index(chain) for chain in part.chains]) for part in PARTS)
 
 
 def draw_landmarks(
@@ -33,7 +44,8 @@ def draw_landmarks(
     Args:
         landmarks_px: pixels of a `height`×`width` image, origin at the top-left corner; columns after x, y are unused.
         style: "released" (thickness 1 and 6×6 pupils at any size, points outside the image dropped, no
-            anti-aliasing) or "smooth" (anti-aliased at sub-pixel positions, line thickness size/256, at least 1).
+            anti-aliasing) or "smooth" (anti-aliased at sub-pixel positions, line thickness size/256, at least 1); see
+            `STYLES` for what its variants draw.
 
     Returns:
         RGB drawing on black.
@@ -71,16 +83,24 @@ def _released(image: np.ndarray, points: np.ndarray) -> None:
         image[y - reach : y + reach, x - reach : x + reach] = PUPIL_COLOUR
 
 
-def _smooth(image: np.ndarray, points: np.ndarray) -> None:
+def _smooth(image: np.ndarray, points: np.ndarray, parts: tuple[Part, ...] = PARTS, pupils: Chain = PUPILS) -> None:
     size = min(image.shape[:2])
     # OpenCV counts from pixel centres, landmarks from the corner.
     fixed = np.rint(np.clip(points - 0.5, -_FAR, _FAR) * (1 << _SHIFT)).astype(np.int32)
     thickness = max(1, round(size / 256))
-    for colour, chains in _SMOOTH_CHAINS:
-        cv2.polylines(image, [fixed[chain] for chain in chains], False, colour, thickness, cv2.LINE_AA, _SHIFT)
+    for part in parts:
+        chains = [fixed[index(chain)] for chain in part.chains]
+        cv2.polylines(image, chains, False, part.colour, thickness, cv2.LINE_AA, _SHIFT)
     radius = round(max(1.25, _PUPIL_HALF_WIDTH * size / 512) * (1 << _SHIFT))
-    for pupil in PUPILS:
+    for pupil in pupils:
         cv2.circle(image, fixed[pupil].tolist(), radius, PUPIL_COLOUR, cv2.FILLED, cv2.LINE_AA, _SHIFT)
 
 
-STYLES: Mapping[str, Callable[[np.ndarray, np.ndarray], None]] = {"released": _released, "smooth": _smooth}
+STYLES: Mapping[str, Callable[[np.ndarray, np.ndarray], None]] = {
+    "released": _released,
+    "smooth": _smooth,
+    "smooth_contour": partial(_smooth, parts=(CONTOUR, *PARTS)),
+    "smooth_no_pupils": partial(_smooth, pupils=()),
+    "smooth_plain": partial(_smooth, parts=PLAIN_PARTS, pupils=()),
+}
+"""The last three are ablations: with the face's contour, without pupils, and plain 2-D landmarks (`PLAIN_PARTS`)."""

@@ -94,6 +94,17 @@ OVAL = (
 
 MOUTH_CORNERS = (78, 308)
 
+CONTOUR = Part("contour", (255, 255, 255), (JAW,))
+PLAIN_PARTS = (
+    CONTOUR,
+    Part("nose", (200, 120, 200), ((168, 6, 197, 195, 5, 4), (98, 97, 2, 326, 327))),
+    *PARTS,
+    Part("lower outer lip", (10, 180, 20), ((61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291),)),
+    Part("upper outer lip", (20, 80, 100), ((61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291),)),
+)
+"""What ablations draw (Follow-Your-Emoji, table 2): the face's contour, from temple to temple; and the parts of plain 2-D
+landmarks as older systems use them. The choice of points and colours for these is ours."""
+
 
 def index(points: Chain) -> np.ndarray:
     """An index array for `landmarks[..., index(points), :]`."""

@@ -6,7 +6,7 @@ import pytest
 
 from portrait_jax.errors import ConfigError
 from portrait_jax.face.drawing import STYLES, draw_landmarks
-from portrait_jax.face.topology import LEFT_PUPIL, PUPIL_COLOUR
+from portrait_jax.face.topology import JAW, LEFT_PUPIL, PUPIL_COLOUR
 from tests.face.faces import make_face, placed
 
 
@@ -47,8 +47,23 @@ def test_smooth_drawing_shows_motion_of_a_quarter_pixel_where_it_lies():
 def test_pupils_are_drawn_over_the_lids():
     face = placed(make_face(), scale=20.0, at=(256.0, 256.0))
     x, y = face[LEFT_PUPIL, :2].astype(int)
-    for style in STYLES:
-        assert tuple(draw_landmarks(face, 512, 512, style)[y, x]) == PUPIL_COLOUR
+    seen = {style: tuple(draw_landmarks(face, 512, 512, style)[y, x]) == PUPIL_COLOUR for style in STYLES}
+    assert seen == {style: style not in ("smooth_no_pupils", "smooth_plain") for style in STYLES}
+
+
+def test_ablations_add_and_leave_out_what_their_names_say():
+    face = placed(make_face(), scale=20.0, at=(256.0, 256.0))
+    drawn = {style: draw_landmarks(face, 512, 512, style) for style in STYLES}
+    x, y = face[JAW[13], :2].astype(int)  # the chin
+
+    def near(style, x, y):
+        return drawn[style][y - 3 : y + 4, x - 3 : x + 4].any()
+
+    assert [style for style in STYLES if near(style, x, y)] == ["smooth_contour", "smooth_plain"]
+    nose = face[5, :2].astype(int)
+    assert [style for style in STYLES if near(style, *nose)] == ["smooth_plain"]
+    same = (drawn["smooth_contour"] == drawn["smooth"]).all(axis=-1)
+    assert 0.97 < same.mean() < 1
 
 
 def test_an_unknown_style_names_the_nearest():

@@ -12,7 +12,7 @@ from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.errors import ConfigError
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from tests import tiny
-from tests.systems.test_follow_your_emoji import Spied
+from tests.systems.test_follow_your_emoji import Spied, spied
 
 
 def config_of(progressive: str = "none", stage: str = "demo", **loss):
@@ -145,3 +145,20 @@ def test_a_config_without_the_papers_options_is_the_releases():
     system = FollowYourEmoji.from_config(config)
     assert system.image_prompt_config is None and system.denoiser_config.joined_inputs == ()
     assert system.denoiser_config.image_prompt_dim == 16
+
+
+# The loss
+
+
+def test_a_mask_that_does_not_count_is_an_empty_one():
+    params, batch = tiny.make_params(tiny.make_system()), tiny.make_batch()
+    alone = spied(params, batch, masks=("oval_mask",))
+    emptied = spied(params, batch | {"expression_mask": 0 * batch["expression_mask"]})
+    assert alone.facial == pytest.approx(float(emptied.facial), rel=1e-5)
+    assert alone.loss == pytest.approx(float(emptied.loss), rel=1e-5)
+    assert 0 < alone.facial < spied(params, batch).facial
+
+
+def test_a_mask_that_no_batch_has_is_named():
+    with pytest.raises(ConfigError, match="did you mean 'oval_mask'"):
+        FollowYourEmoji.from_config(config_of(masks=("ovl_mask",)))
