@@ -7,22 +7,27 @@ portrait, once by their own motion ("same identity") and once by another test pe
 is the portrait's person rendered with the driver's performance. Each metric stands beside two baselines, the still
 portrait and the untrained system (with the trained autoencoder), and beside the truth itself, which shows the probe's
 own error. Writes metrics.json, table.md and comparison.png into OUTPUT.
+
+With --manifest FILE the cases are those of a benchmark such as EmojiBench, with --analysis long_video long videos are made
+by every strategy and compared: docs/evaluation.md.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from data.cases import average_person, evaluation_cases
 from launch import cli
+from launch.evaluations import long_video, manifest
 from portrait_jax import systems
 from portrait_jax.animation import Animator, animate_clip
 from portrait_jax.errors import ConfigError
@@ -33,6 +38,7 @@ from portrait_jax.metrics.detector import DEFAULT_WEIGHTS, Detector
 from portrait_jax.metrics.suite import BASELINES, Case, Method, Table, evaluate
 from portrait_jax.progress import Bars
 from portrait_jax.systems.loading import EMBEDDED, load_system_params
+from portrait_jax.systems.system import System
 from portrait_jax.training.loop import run_once
 from portrait_jax.training.params import identify
 from portrait_jax.typing import Params
@@ -43,13 +49,24 @@ CHECKPOINT = flags.DEFINE_string(
 )
 OUTPUT = flags.DEFINE_string("output", None, "Folder for metrics.json, table.md and comparison.png.")
 IDENTITIES = flags.DEFINE_integer("identities", 6, "People per kind of driving.", lower_bound=1)
-FRAMES = flags.DEFINE_integer("frames", 48, "Frames per clip.", lower_bound=8)
+FRAMES = flags.DEFINE_integer(
+    "frames", None, "Frames per clip; default 48, of a benchmark 64, of long videos 500.", lower_bound=8
+)
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampling noise and of the performances.", lower_bound=0)
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default the config's.", lower_bound=1, upper_bound=1000)
 GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale; default the config's.", lower_bound=0)
 PROBE = flags.DEFINE_string("probe", str(DEFAULT_WEIGHTS), "The judging probe: a file or a training's workdir.")
+ANALYSIS = flags.DEFINE_enum("analysis", "people", ["people", "long_video"], "What is measured.")
+MANIFEST = flags.DEFINE_string("manifest", None, "A benchmark: one JSON object per case and line.")
+JUDGE = flags.DEFINE_enum("judge", "mediapipe", ["mediapipe", "probe"], "Who finds faces in a benchmark's results.")
+LANDMARKER = flags.DEFINE_string(
+    "face_landmarker", None, "MediaPipe's face_landmarker.task; default: see docs/animate.md."
+)
+RECOGNISER = flags.DEFINE_string("face_recogniser", None, "An imported ArcFace, for a benchmark's identity metric.")
+LPIPS = flags.DEFINE_string("lpips", None, "The imported network of LPIPS, for a benchmark's metric of that name.")
 
 SHEET_FRAMES = 6
+DEFAULT_FRAMES = {"people": 48, "manifest": 64, "long_video": 500}
 
 
 def main() -> None:
@@ -57,16 +74,41 @@ def main() -> None:
     for flag in (CONFIG, OUTPUT):
         if flag.value is None:
             raise ConfigError(f"--{flag.name} is missing; see --help")
+    kind = "manifest" if MANIFEST.value else ANALYSIS.value
+    if MANIFEST.value and ANALYSIS.value != "people":
+        raise ConfigError("--manifest and --analysis are two evaluations; give one of them")
     config, output = CONFIG.value, cli.output_folder("output", OUTPUT.value)
-    detector = Detector.load(PROBE.value)
+    frames = FRAMES.value or DEFAULT_FRAMES[kind]
     system = systems.build_system(config)
     trained = load_system_params(system, CHECKPOINT.value)
     settings = {
         "config": json.loads(config.to_json_best_effort()),
         "checkpoint": identify(CHECKPOINT.value or EMBEDDED[system.name]),
         "probe": identify(PROBE.value),
-        **{flag.name: flag.value for flag in (IDENTITIES, FRAMES, SEED, STEPS, GUIDANCE)},
+        "frames": frames,
+        **{flag.name: flag.value for flag in (IDENTITIES, SEED, STEPS, GUIDANCE)},
     }
+    compiled = Animator(system, trained, STEPS.value, GUIDANCE.value)
+    if kind == "manifest":
+        options = manifest.Options(
+            MANIFEST.value, output, frames, SEED.value, JUDGE.value, PROBE.value, LANDMARKER.value, RECOGNISER.value,
+            LPIPS.value,
+        )  # fmt: skip
+        manifest.run(compiled, options, settings)
+        return
+    if kind == "long_video":
+        long_video.run(
+            compiled, long_video.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value), settings
+        )
+        return
+    people(config, system, trained, output, frames, settings)
+
+
+def people(
+    config: ConfigDict, system: System, trained: Params, output: Path, frames: int, settings: dict[str, Any]
+) -> None:
+    """Unseen procedural people, beside both baselines and the untrained system."""
+    detector = Detector.load(PROBE.value)
     fresh = run_once(functools.partial(system.init, stage=config.stage), jax.random.key(SEED.value))
     methods = {
         "trained": animator(system, trained),
@@ -74,12 +116,12 @@ def main() -> None:
         "untrained": animator(system, {**fresh, "autoencoder": trained["autoencoder"]}),
         **BASELINES,
     }
-    settled = functools.partial(evaluation_cases, IDENTITIES.value, FRAMES.value, system.image_size, SEED.value)
+    settled = functools.partial(evaluation_cases, IDENTITIES.value, frames, system.image_size, SEED.value)
     groups = {"same identity": settled(cross=False), "cross identity": settled(cross=True)}
     table, sheet = run(methods, groups, detector)
     report.write(table, output, settings)
     write_image(output / "comparison.png", sheet)
-    title = f"{system.name}: {IDENTITIES.value} unseen people, {FRAMES.value} frames each"
+    title = f"{system.name}: {IDENTITIES.value} unseen people, {frames} frames each"
     Console().print(report.terminal(table, title))
     print(f"written to {OUTPUT.value}: metrics.json, table.md, comparison.png")
 

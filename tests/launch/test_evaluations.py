@@ -1,0 +1,82 @@
+"""Protects the benchmark runner and the comparison of long videos, from files to a report, on the smallest system."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from launch.evaluations import long_video, manifest
+from portrait_jax.animation import Animator
+from portrait_jax.media.image import read_image
+from portrait_jax.metrics import bench
+from portrait_jax.metrics.detector import DEFAULT_WEIGHTS
+from tests import tiny
+from tests.metrics import triples
+
+
+@pytest.fixture(scope="module")
+def animator() -> Animator:
+    system = tiny.make_system()
+    return Animator(system, tiny.make_params(system), steps=1, guidance=1.0)
+
+
+@pytest.fixture(scope="module")
+def benchmark(animator, tmp_path_factory):
+    """The folder of a run over two procedural triples and a third whose file is no video."""
+    folder = tmp_path_factory.mktemp("bench")
+    triples.fill(folder, tiny.SIZE)
+    (folder / "broken.mp4").write_bytes(b"no video at all")
+    path = triples.write(folder, *triples.LINES, {"name": "broken", "driving": "broken.mp4"})
+    options = manifest.Options(str(path), folder / "out", 6, 0, "probe", str(DEFAULT_WEIGHTS), None, None, None)
+    manifest.run(animator, options, {"seed": 0})
+    return folder, json.loads((folder / "out" / "metrics.json").read_text())
+
+
+def test_both_groups_are_scored_beside_the_still_portrait(benchmark):
+    _, found = benchmark
+    assert found["metrics"].keys() == {"self", "cross"} and found["cases"].keys() == {"self", "cross"}
+    for group, ways in found["metrics"].items():
+        assert ways.keys() == {"result", "still portrait"}
+        for scores in ways.values():
+            assert scores.keys() == bench.METRICS.keys()
+            assert 0 <= scores["landmark_accuracy"] <= 1 and scores["landmark_error"] > 0
+            assert (scores["l1"] is None) == (scores["ssim"] is None) == (group == "cross")
+    assert found["metrics"]["self"]["still portrait"]["l1"] < found["metrics"]["self"]["result"]["l1"]
+
+
+def test_what_is_left_out_is_said(benchmark):
+    _, found = benchmark
+    assert found["left_out"].keys() == {"identity", "lpips", "fvd", "image_quality"}
+    assert found["skipped"].keys() == {"broken"} and "broken.mp4" in found["skipped"]["broken"]
+    assert found["settings"]["judge"] == "probe" and len(found["settings"]["manifest"]["sha256"]) == 64
+
+
+def test_a_table_and_pictures_lie_beside_the_numbers(benchmark):
+    folder, _ = benchmark
+    table = (folder / "out" / "table.md").read_text()
+    assert table.startswith("| driving | metric | result | still portrait |") and "landmarks within 5 %" in table
+    sheet = read_image(folder / "out" / "comparison.png")
+    assert sheet.shape[0] >= 2 * tiny.SIZE and sheet.std() > 10
+
+
+def test_both_strategies_are_compared_at_their_own_borders(animator, tmp_path):
+    options = long_video.Options(tmp_path / "out", 1, 13, 0, str(DEFAULT_WEIGHTS))
+    long_video.run(animator, options, {"seed": 0})
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]["13 frames"]
+    assert found.keys() == {"overlap", "progressive"}
+    for scores in found.values():
+        assert scores.keys() == long_video.METRICS.keys()
+        assert all(np.isfinite(value) for value in scores.values())
+    assert found["overlap"]["l1"] != found["progressive"]["l1"]
+    sheet = read_image(tmp_path / "out" / "comparison.png")
+    assert sheet.shape[0] >= 3 * tiny.SIZE
+
+
+def test_two_evaluations_at_once_are_refused(root, tmp_path):
+    flags = ["--config=tests/tiny.py", f"--output={tmp_path}", "--manifest=x.jsonl", "--analysis=long_video"]
+    done = subprocess.run([sys.executable, "-m", "launch.evaluate", *flags], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 2 and "give one of them" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,73 @@
+"""Protects the measures of long videos: each sees its own fault and no other."""
+
+import numpy as np
+import pytest
+
+from portrait_jax.errors import ShapeError
+from portrait_jax.metrics.long_video import METRICS, detail, growth, measure
+
+FRAMES, STRIDE, OVERLAP = 60, 10, 3
+BORDERS = np.arange(STRIDE, FRAMES, STRIDE)
+BLENDED = np.concatenate([border + np.arange(OVERLAP) for border in BORDERS])
+
+
+def moving(offsets) -> np.ndarray:
+    """A textured picture that moves sideways by the given pixels."""
+    texture = np.random.default_rng(0).integers(0, 256, (24, 200, 3))
+    texture = (texture + np.roll(texture, 1, axis=1) + np.roll(texture, -1, axis=1)) // 3
+    return np.stack([np.roll(texture, -int(x), axis=1)[:, :32] for x in offsets]).astype(np.uint8)
+
+
+PATH = np.cumsum(np.random.default_rng(1).integers(1, 3, FRAMES))
+TRUTH = moving(PATH)
+
+
+def scores(result) -> dict[str, float]:
+    return measure(result, TRUTH, BORDERS, BLENDED)
+
+
+def test_the_truth_has_no_fault():
+    found = scores(TRUTH)
+    assert found == {"smoothness": 1, "seam_jump": 1, "ghosting": 0, "l1": 0, "drift": 0, "colour_drift": 0}
+    assert found.keys() == METRICS.keys()
+
+
+def test_jumps_at_borders_are_seen_and_those_elsewhere_count_against():
+    at = moving(PATH + 8 * np.searchsorted(BORDERS, np.arange(FRAMES), side="right"))
+    elsewhere = moving(PATH + 8 * np.searchsorted(BORDERS + 5, np.arange(FRAMES), side="right"))
+    assert scores(at)["seam_jump"] > 1.2 and scores(elsewhere)["seam_jump"] < 0.95
+    assert abs(scores(at)["ghosting"]) < 5
+
+
+def test_double_images_at_borders_are_ghosts_and_blur_everywhere_is_not():
+    double = (TRUTH.astype(int) + moving(PATH + 5)) // 2
+    ghosts = TRUTH.copy()
+    ghosts[BLENDED] = double[BLENDED]
+    assert scores(ghosts)["ghosting"] > 20
+    assert abs(scores(double.astype(np.uint8))["ghosting"]) < 5
+    assert (detail(double.astype(np.uint8)) < detail(TRUTH)).all()
+
+
+def test_errors_that_grow_are_drift_and_constant_ones_are_not():
+    fading = np.clip(TRUTH + np.linspace(0, 40, FRAMES)[:, None, None, None], 0, 255).astype(np.uint8)
+    shifted = np.clip(TRUTH.astype(int) + 20, 0, 255).astype(np.uint8)
+    assert scores(fading)["drift"] > 0.1 and scores(fading)["colour_drift"] > 0.1
+    assert scores(shifted)["l1"] > 0.05
+    assert abs(scores(shifted)["drift"]) < 0.01 and abs(scores(shifted)["colour_drift"]) < 0.01
+
+
+def test_growth_is_the_rise_of_the_fitted_line():
+    assert growth(np.linspace(2, 5, 40)) == pytest.approx(3)
+    assert growth(np.array([0.0, 1.0] * 20)) == pytest.approx(0.0, abs=0.1)
+    assert growth(np.array([4.0])) == 0
+
+
+def test_a_video_without_borders_has_no_number_for_them():
+    found = measure(TRUTH, TRUTH, np.array([], int), np.array([0, -1, 1000]))
+    assert np.isnan(found["seam_jump"]) and found["ghosting"] == 0
+    assert np.isnan(measure(TRUTH, TRUTH, BORDERS, np.arange(FRAMES))["ghosting"])
+
+
+def test_videos_of_other_lengths_are_refused():
+    with pytest.raises(ShapeError, match="must be equal"):
+        scores(TRUTH[:-1])
