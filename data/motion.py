@@ -128,7 +128,7 @@ def open_motion(path: str, split: str, frames: int, emotions: int) -> MotionSour
 def window(view: MotionView, rng: np.random.Generator, frames: int) -> dict[str, np.ndarray]:
     """A random window, and its clip's label."""
     start = int(rng.integers(view.num_frames - frames + 1))
-    return {"motion": view.motion(start, frames).astype(np.float32), "emotion": np.int32(view.emotion)}
+    return {"motion": view.motion(start, frames).astype(np.float32), "emotion": np.asarray(view.emotion, np.int32)}
 
 
 def files_of(folder: Path, split: str) -> list[Path]:

@@ -18,7 +18,8 @@ from portrait_jax.nn.resnet import nearest as repeated
 from portrait_jax.typing import Array, Float, Int
 
 Motion = Float[Array, "b f d"]
-Vectors = Float[Array, "b n d"]
+Vectors = Float[Array, "b n e"]
+"""One per code; as wide as a code outside, wider inside the networks."""
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ STILL = AugmentConfig(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 """No change but the crop."""
 
 
-def augment(rng: PRNGKeyArray, clips_01: Clips, boxes_px: Boxes, size: int, config: AugmentConfig) -> Clips:
+def augment(
+    rng: PRNGKeyArray, clips_01: Clips, boxes_px: Boxes, size: int, config: AugmentConfig
+) -> Float[Array, "b f s s 3"]:
     """Square crops around the faces of a batch of clips, changed at random; deterministic in `rng`.
 
     Args:
@@ -71,7 +73,7 @@ def augment(rng: PRNGKeyArray, clips_01: Clips, boxes_px: Boxes, size: int, conf
         size: side of the result, pixels. Pixels are interpolated, not averaged: crops of more than twice the size alias.
 
     Returns:
-        "b f size size 3" in 0..1; beyond the picture its border goes on.
+        values in 0..1; beyond the picture its border goes on.
     """
     place, bend, colour = jax.random.split(rng, 3)
     at = jnp.broadcast_to(pixel_grid(size), (len(clips_01), size, size, 2))
@@ -127,7 +129,7 @@ def piecewise_affine(knots: Float[Array, "b n n 2"], size: int) -> Float[Array, 
     return jnp.where(x + y <= 1, upper, lower)
 
 
-def bilinear(image: Float[Array, "h w c"], points_px: Float[Array, "s s 2"]) -> Float[Array, "s s c"]:
+def bilinear(image: Float[Array, "h w c"], points_px: Float[Array, "*n 2"]) -> Float[Array, "*n c"]:
     """The picture at (x, y) points, 0 being its left (upper) edge; between four pixels, beyond the border its own."""
     height, width = image.shape[:2]
     # Not finite: a box that nobody found. The corner stands in, where an index of NaN would be anything.

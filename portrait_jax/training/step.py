@@ -72,8 +72,8 @@ def both_gradients(
 ) -> tuple[Metrics, Params]:
     """Metrics, and the gradient of each trainable leaf: of the adversary's loss for its leaves, else of the loss.
 
-    Both sides are differentiated where they stand before the step (simultaneous gradient descent), so that one forward
-    pass serves both.
+    Both sides are differentiated where they stand before the step (simultaneous gradient descent): what both compute
+    alike, the compiler may compute once.
     """
     own, adversary = split_adversary(trainable, task.stages[stage])
 

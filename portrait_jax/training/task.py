@@ -183,7 +183,7 @@ class AdversarialTask(Task, Protocol):
         """What the adversary's leaves minimise; all others are constants in it.
 
         It gets the parameters, the batch and the random numbers that `loss` got in this step, before either side moves:
-        what both compute alike, such as the generated pictures, the compiler computes once.
+        what both compute alike, such as the generated pictures, the compiler may compute once.
         """
         ...
 

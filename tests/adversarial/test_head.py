@@ -20,7 +20,7 @@ from tests import tiny
 JUDGE = VGGConfig(layers=(1, 1), channels=(4, 6))
 HEAD = DualHead(
     PictureConfig(channels=(6, 6, 4, 4), style=8, group=2),
-    ResNetConfig(layers=(1, 1, 1, 1), channels=(2, 2, 2, 2)),
+    ResNetConfig(layers=(1, 1, 1, 1), channels=(4, 4, 6, 6)),
     appearance=6,
     motion=5,
     judges={"vgg19": JUDGE, "vggface": JUDGE},
@@ -82,25 +82,31 @@ def test_the_adversary_learns_alone(sides):
     assert np.abs(motion).max() == 0
     assert all(np.abs(leaf).max() == 0 for leaf in jax.tree.leaves(others))
     moved = {name for name, leaf in flatten(theirs).items() if np.abs(leaf).max() > 0}
-    # The last bias moves both scores alike: inside both hinges it has no slope.
-    assert flatten(theirs).keys() - moved <= {"gan_discriminator/score/bias"}
+    # Where both kinds of pictures switch the same units, the last biases move both scores alike: no slope inside the hinges.
+    last = {f"gan_discriminator/{layer}/bias" for layer in ("score", "dense", "conv_last")}
+    assert flatten(theirs).keys() - moved <= last and len(moved) > 6
 
 
-def test_a_few_steps_redraw_the_face(params, inputs):
-    # Twenty steps down the reconstruction alone must lower it: the head can learn at all.
+def test_a_few_steps_redraw_two_faces_that_only_motion_tells_apart(params, inputs):
+    # One portrait, a light and a grey target: without listening to motion no picture is nearer to both than 0.4.
     head = dataclasses.replace(HEAD, weights=HeadWeights(0.0, 1.0, 0.0, 0.0, 0.0))
+    motion, portrait, _ = inputs
+    target = jnp.broadcast_to(jnp.array([0.9, 0.5])[:, None, None, None], portrait.shape)
     own, rest = partition(params, (r"gan_generator/.*",))
 
     @jax.jit
     def step(own):
-        value, slopes = jax.value_and_grad(lambda own: head.loss({**rest, **own}, *inputs)[0])(own)
+        def loss(own):
+            return head.loss({**rest, **own}, motion, jnp.zeros_like(portrait), target)[0]
+
+        value, slopes = jax.value_and_grad(loss)(own)
         return value, jax.tree.map(lambda leaf, slope: leaf - 0.02 * jnp.sign(slope), own, slopes)
 
     values = []
-    for _ in range(20):
+    for _ in range(80):
         value, own = step(own)
         values.append(float(value))
-    assert min(values[-3:]) < 0.8 * values[0]
+    assert min(values[-10:]) < 0.3 < values[0], values[::10]
 
 
 def test_judges_without_weights_are_off_and_said_to_be():

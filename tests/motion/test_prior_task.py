@@ -20,7 +20,7 @@ CODES = 8
 
 def make(emotions=0, **train):
     config = motion_prior.get_config("gpt_demo")
-    config.model.vqvae.update({"motion": 2, "width": 8, "codes": CODES, "code_dim": 2})
+    config.model.vqvae.update({"motion": 2, "width": 8, "codes": CODES, "code_dim": 3})
     config.model.prior.update({"positions": 12, "hidden": 16, "layers": 1, "heads": 2, "emotions": emotions})
     config.train.update({"frames": 32, **train})
     return MotionPriorTask.from_config(config)
@@ -86,7 +86,7 @@ def test_codes_are_replaced_and_labels_dropped_as_often_as_they_say(task):
     labels = jnp.full(5000, 1)
     start = np.asarray(task.start_tokens(labels, 5000, jax.random.key(0)))
     assert set(start) == {CODES, CODES + 2} and (start == CODES).mean() == pytest.approx(0.1, abs=0.02)
-    assert make().start_tokens(labels, 3).tolist() == [CODES] * 3, "without labels in the config none is read"
+    assert make().start_tokens(labels[:3], 3).tolist() == [CODES] * 3, "without labels in the config none is read"
 
 
 def test_batches_need_labels_only_where_they_are_used(task):
@@ -107,7 +107,8 @@ def test_a_clip_is_gone_on_from_without_a_jump(task, params, batch):
     plain = np.asarray(whole(params, batch["motion"][:, :30], jax.random.key(0)))
     np.testing.assert_allclose(plain[:, 10:], follows[:, 10:], rtol=1e-4, atol=1e-5)
     offset = (follows - plain)[:, 0] / (1 - 1 / 11)
-    assert np.abs(offset).max() > 0.05 and follows[:, 9] == pytest.approx(plain[:, 9], abs=np.abs(offset).max() / 10)
+    assert np.abs(offset).max() > 0.05
+    np.testing.assert_allclose(follows[:, 9] - plain[:, 9], offset / 11, atol=1e-4)
 
 
 def test_what_cannot_be_gone_on_from_is_refused(task, params, batch):

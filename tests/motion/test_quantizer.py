@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,15 +51,22 @@ def test_dead_codes_come_back():
     vectors = jnp.asarray(rng.normal(size=(4, 32, 2)), jnp.float32)
     codebook = jnp.asarray(rng.normal(size=(16, 2)) * 0.01 + 5.0, jnp.float32)
 
-    @jax.jit
-    def step(codebook):
-        slope = jax.grad(lambda c: losses(vectors, c)["codebook"] + losses(vectors, c)["revival"])(codebook)
-        return codebook - 2.0 * slope
+    @partial(jax.jit, static_argnums=1)
+    def step(codebook, revival):
+        def loss(codebook):
+            found = losses(vectors, codebook)
+            return found["codebook"] + revival * found["revival"]
 
-    before = float(usage(nearest(vectors, codebook), 16)["codes_used"])
-    for _ in range(150):
-        codebook = step(codebook)
-    assert before <= 6 and float(usage(nearest(vectors, codebook), 16)["codes_used"]) >= 12
+        return codebook - jax.grad(loss)(codebook)
+
+    def used_after(revival):
+        current = codebook
+        for _ in range(250):
+            current = step(current, revival)
+        return float(usage(nearest(vectors, current), 16)["codes_used"])
+
+    without, revived = used_after(0.0), used_after(1.0)
+    assert without <= 3 and revived >= 8, (without, revived)
 
 
 def test_usage_counts_codes_and_their_evenness():
