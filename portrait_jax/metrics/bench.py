@@ -6,7 +6,7 @@ the result by itself; a frame without one counts as wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
@@ -229,7 +229,7 @@ class Outcome:
 
 
 def run_benchmark(
-    triples: Sequence[Triple],
+    triples: Iterable[Triple],
     load: Callable[[Triple], Case],
     animate: Callable[[Case], Video],
     judge: Judge,
