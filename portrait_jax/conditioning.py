@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from portrait_jax.typing import Array, Float
+from portrait_jax.typing import Array, Float, Int
 
 PER_FRAME = ("spatial", "level_residuals", "skip_residuals", "audio", "motion", "known", "given")
 """Fields that carry a frame axis (axis 1); `window` slices exactly these."""
@@ -48,6 +48,9 @@ class Conditioning:
     if TYPE_CHECKING:  # flax makes it, and does not tell.
 
         def replace(self, **changes: Any) -> Self: ...
+    """Tokens of what the face does in each frame."""
+    start: Float[Array, "b h w c"] | None = None
+    """Clean latents that sampling starts around, in every frame: noise of the first level is added to them. None: pure noise."""
 
     def window(self, start: int | Array, length: int) -> Conditioning:
         """Slices the per-frame fields to frames `start … start+length`; `start` may be traced."""
@@ -57,6 +60,14 @@ class Conditioning:
 
         return self.replace(**{name: cut(getattr(self, name)) for name in PER_FRAME})
 
+    def take(self, frames: Int[Array, " g"]) -> Conditioning:
+        """Picks frames of the per-frame fields, in any order; `frames` may be traced."""
+
+        def pick(value):
+            return jax.tree.map(lambda leaf: jnp.take(leaf, frames, axis=1), value)
+
+        return self.replace(**{name: pick(getattr(self, name)) for name in PER_FRAME})
+
     def frame_counts(self) -> dict[str, int]:
         """Name of every per-frame field that is set → how many frames it covers."""
         fields = {name: getattr(self, name) for name in PER_FRAME}
@@ -65,3 +76,14 @@ class Conditioning:
     def repeat(self, count: int) -> Conditioning:
         """Repeats the batch axis `count` times, item by item (`b0 b0 b1 b1`)."""
         return jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), self)
+
+
+def dropped(conditioning: Conditioning, keep: Float[Array, " b"]) -> Conditioning:
+    """Where `keep` is 0: zero image tokens, no reference features and zero latents of the portrait, together: nothing says whose
+    face it is."""
+    zeroed = {
+        name: value * keep.reshape(-1, *[1] * (value.ndim - 1)).astype(value.dtype)
+        for name in ("image_tokens", "portrait")
+        if (value := getattr(conditioning, name)) is not None
+    }
+    return conditioning.replace(reference_mask=keep, **zeroed)

@@ -1,6 +1,10 @@
-"""Noise of neighbouring frames, which may have a part in common."""
+"""Where sampling starts: noise of neighbouring frames, which may have a part in common, and blurred latents to add it to."""
 
 from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from portrait_jax.errors import ConfigError
 from portrait_jax.typing import Array, Float
@@ -19,3 +23,21 @@ def mixed_noise(
     if not 0 <= share <= 1:
         raise ConfigError(f"the share of common noise must lie in 0..1, not {share}")
     return (1 - share) ** 0.5 * own + share**0.5 * common
+
+
+def blurred(latents: Float[Array, "*batch h w c"], size: int = 9, sigma: float = 18.0) -> Float[Array, "*batch h w c"]:
+    """Gaussian blur with `size` taps (odd) a side; latents are mirrored at their edges, which do not repeat.
+
+    The defaults nearly average 9×9 latents: what is left says where colours lie, and nothing of a face's expression.
+    """
+    reach = size // 2
+    taps = np.exp(-(np.arange(-reach, reach + 1.0) ** 2) / (2 * sigma**2))
+    for axis in (latents.ndim - 3, latents.ndim - 2):
+        length = latents.shape[axis]
+        padding = [(0, 0)] * latents.ndim
+        padding[axis] = (reach, reach)
+        padded = jnp.pad(latents, padding, mode="reflect")
+        latents = jnp.zeros_like(latents)
+        for i, tap in enumerate(taps / taps.sum()):
+            latents += float(tap) * jax.lax.slice_in_dim(padded, i, i + length, axis=axis)
+    return latents

@@ -46,6 +46,25 @@ def one_by_one(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predic
     return predict
 
 
+def predictor(
+    denoise: Denoise, conditionings: Mapping[str, Conditioning], guidance: Guidance, *, batched: bool = True
+) -> Predict:
+    """How the guidance's branches are run, see `guided_step`."""
+    for name in guidance.branches:
+        if name not in conditionings:
+            raise ConfigError(f"guidance needs a conditioning named '{name}'{nearest(name, list(conditionings))}")
+    run = one_batch if batched and len(guidance.branches) > 1 else one_by_one
+    return run(denoise, {name: conditionings[name] for name in guidance.branches})
+
+
+def first_state(
+    solver: Solver, noise: Float[Array, "b f h w c"], conditionings: Mapping[str, Conditioning], guidance: Guidance
+) -> PyTree:
+    """The state before step 0, around the last branch's `Conditioning.start` if it has one."""
+    start = conditionings[guidance.branches[-1]].start
+    return solver.init(noise, None if start is None else start[:, None])
+
+
 def guided_step(
     denoise: Denoise,
     conditionings: Mapping[str, Conditioning],
@@ -79,11 +98,7 @@ def guided(
         ConfigError: if a branch that the guidance needs is missing.
         ShapeError: if `batched` and the branches differ in fields or shapes.
     """
-    for name in guidance.branches:
-        if name not in conditionings:
-            raise ConfigError(f"guidance needs a conditioning named '{name}'{nearest(name, list(conditionings))}")
-    run = one_batch if batched and len(guidance.branches) > 1 else one_by_one
-    predict = run(denoise, {name: conditionings[name] for name in guidance.branches})
+    predict = predictor(denoise, conditionings, guidance, batched=batched)
     return lambda x, timestep: guidance.combine(predict(x, timestep))
 
 
@@ -118,7 +133,7 @@ def sample(
         fresh = step_noise(index) if step_noise is not None else None
         return step(state, index, fresh), None
 
-    state, _ = jax.lax.scan(body, solver.init(noise), jnp.arange(solver.steps))
+    state, _ = jax.lax.scan(body, first_state(solver, noise, conditionings, guidance), jnp.arange(solver.steps))
     return solver.result(state)
 
 

@@ -62,9 +62,12 @@ class Solver:
         """Whether `step` needs fresh unit-variance noise."""
         return False
 
-    def init(self, noise: Float[Array, "*shape"]) -> PyTree:
-        """The state before step 0, from unit-variance noise."""
-        return jnp.asarray(noise, jnp.float32)
+    def init(self, noise: Float[Array, "*shape"], around: Float[Array, "*#shape"] | None = None) -> PyTree:
+        """The state before step 0: unit-variance noise, or clean latents `around` with noise of the first level added."""
+        noise = jnp.asarray(noise, jnp.float32)
+        if around is None:
+            return noise
+        return _at(self.grid.alpha, 0) * around.astype(jnp.float32) + _at(self.grid.sigma, 0) * noise
 
     def result(self, state: PyTree) -> Float[Array, "*shape"]:
         """The latents in a state: the network's next input, and after the last step the sample."""
@@ -156,8 +159,8 @@ class DPMSolverPP2M(Euler):
             weight = ahead[1:] / (2 * np.diff(level))
         return np.append(0.0, np.where(np.isfinite(weight), weight, 0.0))
 
-    def init(self, noise):
-        x = super().init(noise)
+    def init(self, noise, around=None):
+        x = super().init(noise, around)
         return x, jnp.zeros_like(x)
 
     def result(self, state):

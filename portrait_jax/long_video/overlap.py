@@ -21,7 +21,7 @@ import numpy as np
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.noise import mixed_noise
-from portrait_jax.diffusion.sampler import Denoise, guided_step
+from portrait_jax.diffusion.sampler import Denoise, first_state, guided_step
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.plan import Plan
@@ -190,7 +190,8 @@ def sample_windows(
             # The slice starts at `stride`, not at −overlap, which would be everything for overlap 0.
             return step(state, index, fresh(index)), jax.tree.map(lambda leaf: leaf[:, stride:], state)
 
-        start = solver.init(frame_noise(key, window * stride, length, shape, noise_share))
+        noise = frame_noise(key, window * stride, length, shape, noise_share)
+        start = first_state(solver, noise, conditionings, guidance)
         state, trajectory = jax.lax.scan(body, start, (jnp.arange(solver.steps), carry["trajectory"]))
         return {"trajectory": trajectory}, solver.result(state)
 

@@ -21,7 +21,7 @@ from portrait_jax.adapters.landmark_guider import LandmarkGuider, LandmarkGuider
 from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
 from portrait_jax.autoencoders.pixels import cut, to_pm1, worn
 from portrait_jax.backbones.unet import UNet, UNetConfig
-from portrait_jax.conditioning import Conditioning
+from portrait_jax.conditioning import Conditioning, dropped
 from portrait_jax.diffusion.noise import mixed_noise
 from portrait_jax.diffusion.prediction import check_prediction, to_x0_epsilon, training_target
 from portrait_jax.diffusion.schedule import Schedule, add_noise, make_schedule, signal_noise
@@ -185,8 +185,9 @@ class FollowYourEmoji:
     def solver(self, steps: int) -> Solver:
         chosen = self.sampling
         return make_solver(
-            chosen.solver, self.schedule, steps, self.prediction, chosen.spacing, previous=chosen.previous
-        )
+            chosen.solver, self.schedule, steps, self.prediction, chosen.spacing,
+            previous=chosen.previous, offset=chosen.offset,
+        )  # fmt: skip
 
     def latent_shape(self) -> tuple[int, int, int]:
         side = self.image_size // self.autoencoder_config.stride
@@ -322,17 +323,6 @@ class FollowYourEmoji:
     def samples(self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str) -> dict[str, Image]:
         """One row per clip: portrait, then pairs of truth and sample."""
         return {"clips": sample_strip(self, params, batch, rng)}
-
-
-def dropped(conditioning: Conditioning, keep: Float[Array, " b"]) -> Conditioning:
-    """Where `keep` is 0: zero image tokens and no reference features, together (the release's unconditional branch), and zero
-    latents of the portrait."""
-    zeroed = {
-        name: value * keep.reshape(-1, *[1] * (value.ndim - 1)).astype(value.dtype)
-        for name in ("image_tokens", "portrait")
-        if (value := getattr(conditioning, name)) is not None
-    }
-    return conditioning.replace(reference_mask=keep, **zeroed)
 
 
 def joined_inputs(progressive: str, portrait: bool) -> tuple[str, ...]:

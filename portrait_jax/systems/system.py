@@ -20,6 +20,8 @@ class SamplingConfig:
     guidance: float = 3.5
     """1 runs the conditional branch alone."""
     spacing: str = "trailing"
+    offset: int = 0
+    """Added to every timestep, see `diffusion.schedule.timesteps`."""
     previous: str = "listed"
     """Where a step lands, see `diffusion.grid.schedule_grid`."""
     strategy: str = "overlap"
