@@ -38,19 +38,19 @@ class Conditioning:
     """One residual per skip connection in running order, then one for the middle block (ControlNet)."""
     audio: Float[Array, "b f k d"] | None = None
     motion: Float[Array, "b f k d"] | None = None
+    """Tokens of what the face does in each frame."""
     known: Float[Array, "b f h w c"] | None = None
     """Clean latents of the frames that are given, zeros for the others (`long_video.known`)."""
     given: Float[Array, "b f"] | None = None
     """1 for frames whose clean latents are given, 0 for frames that the network has to make."""
     portrait: Float[Array, "b h w c"] | None = None
     """Clean latents of the portrait, shared by all frames; zeros = dropped."""
+    start: Float[Array, "b h w c"] | None = None
+    """Clean latents that sampling starts around, in every frame: noise of the first level is added to them. None: pure noise."""
 
     if TYPE_CHECKING:  # flax makes it, and does not tell.
 
         def replace(self, **changes: Any) -> Self: ...
-    """Tokens of what the face does in each frame."""
-    start: Float[Array, "b h w c"] | None = None
-    """Clean latents that sampling starts around, in every frame: noise of the first level is added to them. None: pure noise."""
 
     def window(self, start: int | Array, length: int) -> Conditioning:
         """Slices the per-frame fields to frames `start … start+length`; `start` may be traced."""

@@ -32,8 +32,8 @@ class Pinned(Solver):
     def stochastic(self) -> bool:
         return self.inner.stochastic
 
-    def init(self, noise: Array) -> PyTree:
-        return self.inner.init(noise)
+    def init(self, noise: Array, around: Array | None = None) -> PyTree:
+        return self.inner.init(noise, around)
 
     def result(self, state: PyTree) -> Array:
         return self.inner.result(state)

@@ -3,6 +3,7 @@
 from portrait_jax.encoders.arcface import ArcFace, ArcFaceConfig
 from portrait_jax.encoders.clip_text import CLIPText, CLIPTextConfig
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
+from portrait_jax.encoders.fan import FANConfig, FANMotionEncoder
 from portrait_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, normalise_waveform
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "CLIPTextConfig",
     "CLIPVision",
     "CLIPVisionConfig",
+    "FANConfig",
+    "FANMotionEncoder",
     "Wav2Vec2",
     "Wav2Vec2Config",
     "clip_pixels",

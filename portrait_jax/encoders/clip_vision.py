@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from portrait_jax.encoders.clip import SMALL, Tower, learned_positions
+from portrait_jax.encoders.resize import bicubic_u8
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.nn.encoder import Encoder, Tokens
 from portrait_jax.nn.norms import LayerNorm
@@ -49,8 +50,8 @@ def clip_pixels(
 ) -> Float[Array, "b s s 3"]:
     """CLIP's preprocessing: shortest side to `size` (bicubic, antialiased), centre crop, CLIP's mean and std.
 
-    The image is clamped to [−1, 1] before and after resizing, as 8-bit images are. With `whole_levels` it is one: width, then
-    height, is resized and rounded to 256 levels, as Pillow does it in transformers' processor.
+    The image is clamped to [−1, 1] before and after resizing, as 8-bit images are. With `whole_levels` it is one, and is resized
+    exactly as Pillow does it in transformers' processor.
     """
     height, width = image_pm1.shape[1:3]
     scale = size / min(height, width)
@@ -61,10 +62,10 @@ def clip_pixels(
     )
     x = jnp.clip(image_pm1.astype(jnp.float32), -1, 1)
     if scale != 1:
-        across = (height, new[1]) if whole_levels else new
-        for shape in dict.fromkeys((across, new)):
-            x = jnp.clip(jax.image.resize(x, (x.shape[0], *shape, 3), "cubic", antialias=True), -1, 1)
-            x = jnp.round((x + 1) * 127.5) / 127.5 - 1 if whole_levels else x
+        if whole_levels:
+            x = bicubic_u8(jnp.round((x + 1) * 127.5).astype(jnp.int32), *new) / 127.5 - 1
+        else:
+            x = jnp.clip(jax.image.resize(x, (x.shape[0], *new, 3), "cubic", antialias=True), -1, 1)
     top, left = (new[0] - size) // 2, (new[1] - size) // 2
     x = x[:, top : top + size, left : left + size]
     return ((x + 1) / 2 - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)

@@ -14,13 +14,15 @@ from tests.golden import manifest
 from tests.weights import nested
 
 ALL = sorted(layouts())
-FOLLOW_YOUR_EMOJI = "follow_your_emoji_manifest.json"
+RELEASES = ("follow_your_emoji_manifest.json", "xnemo_manifest.json")
 
 
 def published(name: str) -> list:
     """(part, names and shapes that the manifest lists for it) of a layout."""
     layout = layouts()[name]
-    bases, release = manifest("bases_manifest.json"), manifest(FOLLOW_YOUR_EMOJI)
+    bases, release = manifest("bases_manifest.json"), {}
+    for file in RELEASES:
+        release |= manifest(file)
     if not layout.manifest:
         pytest.skip("no manifest lists this layout")
     entries = [bases[entry]["params"] if entry in bases else release[entry] for entry in layout.manifest]

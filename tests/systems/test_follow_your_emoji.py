@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from portrait_jax.autoencoders.pixels import to_pm1
-from portrait_jax.conditioning import Conditioning
+from portrait_jax.conditioning import Conditioning, dropped
 from portrait_jax.diffusion.schedule import signal_noise
-from portrait_jax.systems.follow_your_emoji import FollowYourEmoji, dropped
+from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.training.state import merge, partition
 from tests import tiny
 
