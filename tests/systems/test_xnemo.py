@@ -1,0 +1,123 @@
+"""X-NeMo at a tiny size: what the guidance branches hold, what drives the result, and which networks a loss reaches."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import xnemo
+from portrait_jax.errors import ConfigError
+from portrait_jax.systems.system import SamplingConfig
+from portrait_jax.systems.xnemo import XNemo
+from tests.tiny import make_params
+
+SIZE, FACE = 16, 16
+
+
+@functools.cache
+def system() -> XNemo:
+    """The release's config with small numbers and a decoder that works frame by frame."""
+    config = xnemo.get_config()
+    with config.unlocked():
+        config.model.image_size = SIZE
+        config.model.temporal_decoder = False
+        config.model.autoencoder.update(
+            {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_groups": 4, "mid_attention": False}
+        )
+        config.model.denoiser.update(
+            {"block_out_channels": (8, 8), "attention_levels": (True, False), "layers_per_block": 1, "num_heads": 2,
+             "context_dim": 8, "norm_groups": 4}
+        )  # fmt: skip
+        config.model.temporal.update({"num_heads": 2, "max_length": 4, "norm_groups": 4, "attentions": 1})
+        config.model.motion.update({"num_heads": 2, "norm_groups": 4, "attentions": 1})
+        config.model.motion_encoder.update(
+            {"image_size": FACE, "channels": (8, 8, 8), "depth": 1, "attention_dim": 32, "attention_heads": 2,
+             "heatmaps": 4, "latent_dim": 8, "tokens": 2, "box_dim": 4, "norm_groups": 4}
+        )  # fmt: skip
+        config.model.image_encoder.update(
+            {"hidden": 8, "layers": 1, "heads": 2, "mlp": 8, "patch": 8, "image_size": 16, "projection": 8}
+        )
+    return XNemo.from_config(config)
+
+
+@functools.cache
+def params():
+    return make_params(system())
+
+
+def picture(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+@functools.cache
+def branches():
+    driving = {"faces": picture(1, 2, FACE, FACE), "reference_face": picture(1, FACE, FACE, seed=1)}
+
+    @jax.jit
+    def encode(params, image, driving):
+        return system().encode_driving(params, system().encode_portrait(params, image), driving)
+
+    return encode(params(), picture(1, SIZE, SIZE), driving)
+
+
+def test_the_unconditional_branch_has_no_identity_and_the_portraits_own_motion():
+    cond, uncond = branches()["cond"], branches()["uncond"]
+    assert uncond.reference_mask.tolist() == [0] and cond.reference_mask.tolist() == [1]
+    assert not np.any(uncond.image_tokens) and np.any(cond.image_tokens)
+    np.testing.assert_array_equal(uncond.motion[:, 0], uncond.motion[:, 1])
+    assert np.abs(cond.motion[:, 0] - cond.motion[:, 1]).max() > 1e-4
+    assert cond.start.shape == (1, *system().latent_shape())
+
+
+def test_motion_and_boxes_change_the_prediction():
+    cond = branches()["cond"]
+    x = jax.random.normal(jax.random.key(0), (1, 2, *system().latent_shape()))
+    run = jax.jit(functools.partial(system().denoise, params()))
+    still = run(x, jnp.ones(1), cond)
+    assert np.abs(run(x, jnp.ones(1), branches()["uncond"].replace(
+        image_tokens=cond.image_tokens, reference_mask=cond.reference_mask)) - still).max() > 1e-4  # fmt: skip
+    latents = jnp.ones((1, 2, 8))
+    tokens = functools.partial(system().motion_tokens, params(), latents)
+    in_place = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0]), (1, 2, 3))
+    np.testing.assert_array_equal(tokens(), tokens(in_place))
+    assert np.abs(tokens(in_place + 0.2) - tokens()).max() > 1e-4
+
+
+def test_a_video_longer_than_a_window_is_sampled_and_decoded():
+    made = dataclasses.replace(system(), sampling=SamplingConfig(
+        steps=2, guidance=2.0, spacing="leading", offset=1, previous="stride", window=3, overlap=1))  # fmt: skip
+
+    @jax.jit
+    def run(params, branches):
+        longer = {name: value.replace(motion=jnp.tile(value.motion, (1, 2, 1, 1))) for name, value in branches.items()}
+        return made.decode(params, made.sample(params, longer, jax.random.key(0)))
+
+    video = run(params(), branches())
+    assert video.shape == (1, 4, SIZE, SIZE, 3) and np.isfinite(video).all()
+
+
+def test_the_loss_reaches_the_motion_encoder_and_both_unets():
+    batch = {
+        "frames": picture(1, 2, SIZE, SIZE),
+        "reference": picture(1, SIZE, SIZE),
+        "faces": picture(1, 2, FACE, FACE),
+        "boxes": np.ones((1, 2, 3), np.float32),
+    }
+    assert set(batch) == set(XNemo.batch_keys)
+
+    @jax.jit
+    def gradient(params):
+        return jax.grad(lambda p: system().loss(p, batch, jax.random.key(3), "")[0])(params)
+
+    reached = {name: any(np.any(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in gradient(params()).items()}
+    assert reached["motion_encoder"] and reached["denoiser"] and reached["reference"]
+
+
+def test_control_drawings_are_no_driving_faces():
+    with pytest.raises(ConfigError, match="driven by face crops, and 'faces' is missing"):
+        system().encode_driving({}, branches()["cond"], {"control": picture(1, 2, 4, 4)})
