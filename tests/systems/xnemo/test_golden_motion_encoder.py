@@ -57,7 +57,9 @@ def test_every_layer_matches_golden(run):
         expected = golden.tensors[f"mid_slice/{name}"]
         (output,) = layers[name]["__call__"]
         channels, height, width = expected.shape
-        assert_close(np.moveaxis(np.asarray(output[0, :height, :width, :channels]), -1, 0), expected)
+        found = np.moveaxis(np.asarray(output[0, :height, :width, :channels]), -1, 0)
+        # The original's ReLUs work in place: what was noted of these norms has been through them.
+        assert_close(np.maximum(found, 0) if name in ("bn1", "bn5") else found, expected)
 
 
 def test_fusion_matches_golden(run):
