@@ -10,7 +10,7 @@ from portrait_jax.adapters.image_prompt import (
 )
 from portrait_jax.adapters.landmark_guider import LandmarkGuider, LandmarkGuiderConfig
 from portrait_jax.adapters.latent_motion import LatentMotionAttention, LatentMotionConfig, latent_motion_slot
-from portrait_jax.adapters.reference import masked_reference
+from portrait_jax.adapters.reference_masking import mask_reference
 from portrait_jax.adapters.t2i_adapter import T2IAdapter, T2IAdapterConfig
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "image_projection",
     "image_prompt_slot",
     "latent_motion_slot",
-    "masked_reference",
+    "mask_reference",
     "merge_lora",
     "split_lora",
 ]

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from portrait_jax.encoders.arcface import BatchNorm
 from portrait_jax.nn.conv import conv3x3
+from portrait_jax.nn.norms import BatchNorm
 from portrait_jax.typing import Array, Float
 
 Features = Float[Array, "_ _ _ _"]

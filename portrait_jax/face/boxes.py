@@ -149,7 +149,7 @@ def _gaussian(x: np.ndarray, sigma: float, axis: int, mode: str) -> np.ndarray:
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     padding = [(0, 0)] * x.ndim
     padding[axis] = (reach, reach)
-    padded = np.pad(x, padding, mode=mode)
+    padded = np.pad(x, padding, mode=mode)  # type: ignore[call-overload]  # numpy lists its modes one by one
     total = np.zeros_like(x)
     for i, tap in enumerate(taps / taps.sum()):
         total += tap * np.take(padded, np.arange(i, i + x.shape[axis]), axis)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from portrait_jax.adapters.latent_motion import LatentMotionConfig, latent_motion_slot
-from portrait_jax.adapters.reference import masked_reference
+from portrait_jax.adapters.reference_masking import mask_reference
 from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
 from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.autoencoders.temporal_decoder import CHUNK, AutoencoderKLTemporalDecoder
@@ -31,8 +31,8 @@ from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
 from portrait_jax.encoders.fan import IN_PLACE, FANConfig, FANMotionEncoder
 from portrait_jax.errors import ConfigError
-from portrait_jax.long_video.joint import random_offsets, sample_joint, uniform_windows
 from portrait_jax.long_video.overlap import frame_noise
+from portrait_jax.long_video.shifted import random_offsets, sample_joint, uniform_windows
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.system import SamplingConfig
@@ -273,7 +273,7 @@ class XNemo:
         return rearrange(scaled, "(b f) h w c -> b f h w c", b=image_pm1.shape[0])
 
     def _pixels(self, image_pm1: Float[Array, "b h w 3"]) -> Float[Array, "b s s 3"]:
-        return clip_pixels(image_pm1, self.image_encoder_config.image_size, rounded=True)
+        return clip_pixels(image_pm1, self.image_encoder_config.image_size, whole_levels=True)
 
     # Training
 
@@ -290,7 +290,7 @@ class XNemo:
         clips, frames = latents.shape[:2]
         portrait = self.encode_portrait(params, batch["reference"])
         assert portrait.reference is not None
-        conditioning = portrait.replace(reference=masked_reference(keys[3], portrait.reference, chosen.mask))
+        conditioning = portrait.replace(reference=mask_reference(keys[3], portrait.reference, chosen.mask))
         if chosen.motion:
             motion = self.motion_tokens(params, self.encode_motion(params, batch["faces"]), batch["boxes"])
             conditioning = conditioning.replace(motion=motion)

@@ -16,7 +16,7 @@ from portrait_jax.diffusion.guidance import classifier_free
 from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.encoders.clip_vision import CLIPVisionConfig
 from portrait_jax.encoders.fan import FANConfig
-from portrait_jax.long_video.joint import joint_predictor, uniform_windows
+from portrait_jax.long_video.shifted import joint_predictor, uniform_windows
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.systems.xnemo import LossConfig, XNemo
 from tests.golden import assert_close, channels_last, within
