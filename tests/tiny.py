@@ -63,7 +63,7 @@ def make_params(system: FollowYourEmoji, seed: int = 0) -> Params:
         name = jax.tree_util.keystr(path[-1:], simple=True)
         if name == "kernel":
             noise /= np.sqrt(np.prod(leaf.shape[:-1]))
-        return jnp.asarray((name == "scale") + (1.0 if name == "kernel" else 0.1) * noise, jnp.float32)
+        return jnp.asarray((name in ("scale", "running_var")) + (1.0 if name == "kernel" else 0.1) * noise, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(system.init, jax.random.key(0)))
 

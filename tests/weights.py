@@ -28,10 +28,18 @@ def tree_of(module: nn.Module, *args, **kwargs) -> PyTree:
 
 
 def random_params(module: nn.Module, *args, seed: int = 0, **kwargs) -> dict:
-    """Random variables of a Flax module without compiling its initialisers; none is zero, so that every branch shows."""
+    """Random variables of a Flax module without compiling its initialisers; none is zero, so that every branch shows.
+
+    Variances are positive, as only such exist.
+    """
     rng = np.random.default_rng(seed)
-    tree = tree_of(module, *args, **kwargs)
-    return {"params": jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape, scale=0.3), leaf.dtype), tree)}
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        value = rng.normal(size=leaf.shape, scale=0.3)
+        positive = jax.tree_util.keystr(path[-1:], simple=True) == "running_var"
+        return jnp.asarray(0.5 + np.abs(value) if positive else value, leaf.dtype)
+
+    return {"params": jax.tree_util.tree_map_with_path(draw, tree_of(module, *args, **kwargs))}
 
 
 def nested(tree: PyTree, at: str) -> PyTree:

@@ -43,7 +43,7 @@ class LatentMotionAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b f h w c"], tokens: Float[Array, "b f k d"]) -> Float[Array, "b f h w c"]:
+    def __call__(self, x: Float[Array, "b f h w c"], tokens: Float[Array, "b _ k d"]) -> Float[Array, "b f h w c"]:
         """Raises ShapeError if the tokens belong to other clips or frames than the features."""
         if tokens.shape[:2] != x.shape[:2]:
             raise ShapeError(

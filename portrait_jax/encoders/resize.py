@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from portrait_jax.typing import Array, Int
+from portrait_jax.typing import Array, Int, Num
 
 BITS = 22
 """Fraction bits of Pillow's weights."""
 
 
-def bicubic_u8(image: Int[Array, "b h w c"], height: int, width: int) -> Int[Array, "b {height} {width} c"]:
+def bicubic_u8(image: Num[Array, "b h w c"], height: int, width: int) -> Int[Array, "b {height} {width} c"]:
     """Resizes values 0 … 255 (any integer type) as `Image.resize(…, BICUBIC)` does: columns first, each pass rounded; int32."""
     image = _pass(image.astype(jnp.int32), width, 2)
     return _pass(image, height, 1)

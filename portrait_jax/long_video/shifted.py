@@ -54,7 +54,7 @@ def uniform_windows(
 
 def halving(step: int) -> float:
     """0, 1/2, 1/4, 3/4, 1/8 …: the bits of `step` mirrored at the point."""
-    return sum(((step >> bit) & 1) / 2 ** (bit + 1) for bit in range(step.bit_length()))
+    return sum((((step >> bit) & 1) / 2 ** (bit + 1) for bit in range(step.bit_length())), 0.0)
 
 
 def random_offsets(key: PRNGKeyArray, steps: int, windows: Int[np.ndarray, "win g"]) -> Int[Array, " s"]:

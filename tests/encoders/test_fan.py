@@ -11,7 +11,7 @@ from tests.weights import random_params
 
 SMALL = FANConfig(
     image_size=32, channels=(8, 8, 16), depth=2, attention_dim=64, attention_heads=2, heatmaps=4, latent_dim=12,
-    tokens=3, box_dim=4, norm_groups=4,
+    tokens=3, box_dim=16, norm_groups=4,
 )  # fmt: skip
 MODULE = FANMotionEncoder(SMALL)
 

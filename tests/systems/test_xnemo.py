@@ -50,8 +50,8 @@ def params():
     return make_params(system())
 
 
-def picture(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+def picture(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8))
 
 
 @functools.cache
@@ -106,7 +106,7 @@ def test_the_loss_reaches_the_motion_encoder_and_both_unets():
         "frames": picture(1, 2, SIZE, SIZE),
         "reference": picture(1, SIZE, SIZE),
         "faces": picture(1, 2, FACE, FACE),
-        "boxes": np.ones((1, 2, 3), np.float32),
+        "boxes": jnp.ones((1, 2, 3)),
     }
     assert set(batch) == set(XNemo.batch_keys)
 

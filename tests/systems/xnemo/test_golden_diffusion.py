@@ -45,7 +45,8 @@ def test_noising_matches_golden(golden, schedule):
     levels = [name for name in tensors if name.startswith("t")]
     assert levels
     for name in levels:
-        noisy = add_noise(schedule, tensors["x"], tensors["noise"], jnp.array([int(name[1:])]))
+        x, noise = (jnp.asarray(tensors[key]) for key in ("x", "noise"))
+        noisy = add_noise(schedule, x, noise, jnp.array([int(name[1:])]))
         np.testing.assert_allclose(noisy, tensors[name], atol=1e-5)
 
 
@@ -62,7 +63,7 @@ def test_ddim_trajectory_of_the_toy_denoiser_matches_golden(golden, schedule):
             epsilon = 0.5 * jnp.sin(x * (1 + time[index] / 1000)) + 0.1 * x
             return (following := solver.step(x, epsilon, index)), following
 
-        start = solver.init(golden.tensors[f"{name}/x0"])
+        start = solver.init(jnp.asarray(golden.tensors[f"{name}/x0"]))
         _, trajectory = jax.lax.scan(step, start, jnp.arange(solver.steps))
         expected = golden.tensors[f"{name}/trajectory"]
         np.testing.assert_allclose(trajectory, expected, atol=1e-4 * np.abs(expected).max())

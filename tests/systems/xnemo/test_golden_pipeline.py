@@ -132,7 +132,7 @@ def test_every_step_matches_golden(number):
         epsilon = rule.combine(predict(state, jnp.asarray(solver.timesteps)[index], offset))
         return epsilon, solver.step(state, epsilon, index)
 
-    free = recorded = solver.init(channels_last(tensors["in/noise"]), portrait().start[:, None])
+    free = recorded = solver.init(jnp.asarray(channels_last(tensors["in/noise"])), portrait().start[:, None])
     for index in range(steps):
         epsilon, _ = step(params(), branches, recorded, index, offsets[index])
         _, free = step(params(), branches, free, index, offsets[index])

@@ -42,7 +42,7 @@ def test_squares_around_portraits_match_golden(golden):
 def test_tracked_boxes_match_golden(golden):
     for given in golden.settings["cases"]:
         track = given["from_center"]
-        found = tracked_boxes(np.array([track["center_xy"]]), track["length_wh"], tuple(given["frame_hw"]))
+        found = tracked_boxes(np.array([track["center_xy"]]), tuple(track["length_wh"]), tuple(given["frame_hw"]))
         np.testing.assert_allclose(found[0], track["ltrb"], atol=1e-6)
 
 
