@@ -75,7 +75,7 @@ def read_blocks(
 
 
 def check_audible(
-    blocks: Iterable[Float[np.ndarray, "n ..."]],
+    blocks: Iterable[Float[np.ndarray, "_ ..."]],
     rate: int = RATE,
     source: object = "the audio",
     min_seconds: float | int = 0.5,

@@ -50,7 +50,7 @@ def test_one_text_that_is_no_list_and_too_many_are_refused(tokenizer_folder):
 
 def test_missing_and_broken_files_are_named(tokenizer_folder, tmp_path):
     (tokenizer_folder / "merges.txt").unlink()
-    with pytest.raises(CheckpointError, match=r"lacks 1 files \(merges\.txt\); put them into "):
+    with pytest.raises(CheckpointError, match=r"lacks 1 file \(merges\.txt\); put them into "):
         load_tokenizer(tokenizer_folder)
     (tokenizer_folder / "merges.txt").write_text("#version: 0.2\nf a\n")
     (tokenizer_folder / "vocab.json").write_text("[1, 2")

@@ -98,7 +98,7 @@ def test_sampling_matches_golden(shared, kind):
         tiles,
         animator.solver,
         0,
-        animator.blank(),
+        animator.blank(tiles),
     )
     result, expected = (
         np.concatenate([done for done, *_ in found])[None],
