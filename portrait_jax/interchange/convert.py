@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from portrait_jax.interchange.matching import FLOATS, Match, assign, compare, re
 from portrait_jax.interchange.rules import Link, fillers
 from portrait_jax.interchange.safetensors_files import Spec, write, write_sharded
 from portrait_jax.interchange.sources import MemorySource, Source, open_checkpoint
+from portrait_jax.media.files import atomic_output
 from portrait_jax.training.params import DTYPES, FILE, FORMAT, HEADER, load_params
 from portrait_jax.training.state import flatten, unflatten
 from portrait_jax.typing import PyTree
@@ -81,11 +83,14 @@ def import_checkpoint(
         return cast(match.read(link), specs[leaf].dtype, leaf)
 
     kept = {f"{match.subnet}/{name}": (match.source, own) for match in matches for name, own in match.kept.items()}
-    if kept:
-        kept_specs = {name: source.specs[own] for name, (source, own) in kept.items()}
-        write(output / KEPT, kept_specs, lambda name: kept[name][0].read(kept[name][1]))
     info = {"format": FORMAT, "layout": list(names), "sources": sorted({match.source.path.name for match in matches})}
-    write(output / FILE, specs, read, {HEADER: json.dumps(info, sort_keys=True)})
+    with contextlib.ExitStack() as both:
+        # Both files appear together, or neither does.
+        if kept:
+            kept_specs = {name: source.specs[own] for name, (source, own) in kept.items()}
+            beside = both.enter_context(atomic_output(output / KEPT))
+            write(beside, kept_specs, lambda name: kept[name][0].read(kept[name][1]))
+        write(both.enter_context(atomic_output(output / FILE)), specs, read, {HEADER: json.dumps(info, sort_keys=True)})
     if not kept:
         (output / KEPT).unlink(missing_ok=True)
     return Done((output / FILE,), counted(leaves), tuple(notes))
@@ -147,9 +152,14 @@ def export_checkpoint(
             "name another layout, or one of them with --subnet"
         )
     files: list[Path] = []
-    for file, group in groups.items():
-        path = destination(output, file, len(groups))
-        files += write_sharded(path, group.specs, group.read, {"format": "pt"}, shard_bytes)
+    try:
+        for file, group in groups.items():
+            path = destination(output, file, len(groups))
+            files += write_sharded(path, group.specs, group.read, {"format": "pt"}, shard_bytes)
+    except BaseException:
+        for written in files:
+            written.unlink(missing_ok=True)
+        raise
     return Done(tuple(files), counts, ())
 
 

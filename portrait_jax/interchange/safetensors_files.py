@@ -209,6 +209,8 @@ def write_sharded(
     groups = shards(specs, limit) if limit else [list(specs)]
     if len(groups) == 1:
         write(path, specs, read, metadata)
+        # Readers take an index first: one of an earlier, larger export would hide this file.
+        path.with_name(path.name + ".index.json").unlink(missing_ok=True)
         return [path]
     files = [
         path.with_name(f"{path.stem}-{i:05d}-of-{len(groups):05d}{path.suffix}") for i in range(1, len(groups) + 1)

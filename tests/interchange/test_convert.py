@@ -10,6 +10,7 @@ import pytest
 
 from portrait_jax.errors import CheckpointError, ConfigError, ShapeError
 from portrait_jax.interchange import export_checkpoint, import_checkpoint, import_tree, layout_named
+from portrait_jax.interchange.convert import KEPT
 from portrait_jax.interchange.layouts import layouts
 from portrait_jax.interchange.safetensors_files import SafetensorsFile
 from portrait_jax.training.params import FILE, initialise, load_params, save_params
@@ -47,6 +48,29 @@ def test_a_value_that_float16_cannot_hold_is_named_and_nothing_is_left(small, tm
     with pytest.raises(CheckpointError, match="quant_conv/bias.*float16 cannot hold"):
         import_checkpoint([SMALL], [str(path)], tmp_path / "ours", dtype="float16", targets=trees)
     assert list((tmp_path / "ours").iterdir()) == []
+
+
+def test_what_is_kept_beside_the_parameters_is_not_left_without_them(tmp_path):
+    layout = layout_named("animatediff_v2")
+    (tensors,) = release(layout, tmp_path / "published").values()
+    name = next(name for name in tensors if name.endswith("proj_in.weight"))
+    path = tmp_path / "wide.safetensors"
+    save(path, {**tensors, name: np.full(tensors[name].shape, 1e6, np.float32)})
+    import_checkpoint(["animatediff_v2"], [str(path)], tmp_path / "ours", targets=targets(layout))
+    assert (tmp_path / "ours" / KEPT).exists(), "this layout keeps nothing beside"
+    with pytest.raises(CheckpointError, match="float16 cannot hold"):
+        import_checkpoint(["animatediff_v2"], [str(path)], tmp_path / "half", dtype="float16", targets=targets(layout))
+    assert list((tmp_path / "half").iterdir()) == []
+
+
+def test_a_whole_file_is_not_hidden_by_the_index_of_earlier_shards(small, tmp_path):
+    path, tensors, trees = small
+    import_checkpoint([SMALL], [str(path)], tmp_path / "ours", targets=trees)
+    output = tmp_path / "out.safetensors"
+    assert len(export_checkpoint([SMALL], tmp_path / "ours", output, shard_bytes=20_000).files) > 2
+    export_checkpoint([SMALL], tmp_path / "ours", output)
+    assert not list(tmp_path.glob("*.index.json"))
+    same_tensors(read_all(output), tensors)
 
 
 def test_an_import_starts_a_training_stage(small, tmp_path):
