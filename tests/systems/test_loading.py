@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import follow_your_emoji
+from portrait_jax import systems
 from portrait_jax.errors import CheckpointError, ShapeError
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.systems.loading import EMBEDDED, load_system_params
-from portrait_jax.training.params import save_params
+from portrait_jax.training.params import load_params, save_params
 from tests import tiny
 
 
@@ -67,3 +70,11 @@ def test_the_embedded_checkpoint_fits_the_demo_config_and_is_small():
     params = load_system_params(system)
     assert set(params) == {"autoencoder", "image_encoder", "guider", "reference", "denoiser"}
     assert EMBEDDED["follow_your_emoji"].stat().st_size <= 16e6
+
+
+def test_the_embedded_checkpoint_names_the_config_that_builds_its_system():
+    params, info = load_params(EMBEDDED["follow_your_emoji"])
+    built = systems.build(ConfigDict(info["config"]))
+    expected = jax.eval_shape(built.init, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, expected)
+    assert info["config"]["data"]["path"] == "", "a path of the machine that it was trained on"
