@@ -272,15 +272,7 @@ def control_drawing(
     Args:
         align: moves landmarks onto the portrait's face (`face.alignment.Alignment`); it gets those that are drawn, so
             that a long clip is never moved as a whole. None draws them as they are.
-
-    Raises:
-        ConfigError: for a system that is not driven by drawings.
     """
-    if not hasattr(system, "drawing_style"):
-        raise ConfigError(
-            f"'{system.name}' is not driven by drawings of landmarks, and nothing else is made from a driving video yet; "
-            "call its methods from Python, or give the config of a system that is"
-        )
     side = system.image_size
 
     def draw(indices: Int[np.ndarray, " f"]) -> Video:

@@ -227,8 +227,3 @@ def test_a_clip_is_animated_by_landmarks_moved_onto_the_portraits_face(animator,
     drawing = control_drawing(points, animator.system)
     expected = [frames for frames, _ in animator.frames(asked.portrait, drawing, 5)]
     np.testing.assert_array_equal(plain, np.concatenate(expected))
-
-
-def test_a_system_that_reads_no_drawings_says_so():
-    with pytest.raises(ConfigError, match="'faces' is not driven by drawings"):
-        control_drawing(np.zeros((1, 478, 3), np.float32), SimpleNamespace(name="faces", image_size=32))

@@ -51,15 +51,16 @@ def test_a_value_that_float16_cannot_hold_is_named_and_nothing_is_left(small, tm
 
 
 def test_what_is_kept_beside_the_parameters_is_not_left_without_them(tmp_path):
-    layout = layout_named("animatediff_v2")
+    name = "wav2vec2_base_960h"
+    layout = layout_named(name)
     (tensors,) = release(layout, tmp_path / "published").values()
-    name = next(name for name in tensors if name.endswith("proj_in.weight"))
-    path = tmp_path / "wide.safetensors"
-    save(path, {**tensors, name: np.full(tensors[name].shape, 1e6, np.float32)})
-    import_checkpoint(["animatediff_v2"], [str(path)], tmp_path / "ours", targets=targets(layout))
+    large = next(tensor for tensor in tensors if tensor.endswith("k_proj.weight"))
+    path = tmp_path / "model.safetensors"
+    save(path, {**tensors, large: np.full(tensors[large].shape, 1e6, np.float32)})
+    import_checkpoint([name], [str(path)], tmp_path / "ours", targets=targets(layout))
     assert (tmp_path / "ours" / KEPT).exists(), "this layout keeps nothing beside"
     with pytest.raises(CheckpointError, match="float16 cannot hold"):
-        import_checkpoint(["animatediff_v2"], [str(path)], tmp_path / "half", dtype="float16", targets=targets(layout))
+        import_checkpoint([name], [str(path)], tmp_path / "half", dtype="float16", targets=targets(layout))
     assert list((tmp_path / "half").iterdir()) == []
 
 

@@ -8,7 +8,7 @@ import inspect
 import pytest
 from ml_collections import ConfigDict
 
-from configs import autoencoder
+from configs import autoencoder, xnemo
 from portrait_jax import systems
 from portrait_jax.autoencoders.task import AutoencoderTask
 from portrait_jax.errors import ConfigError
@@ -38,6 +38,11 @@ def test_a_task_that_only_trains_is_no_system_and_those_that_are_are_named(task)
         systems.build_system(ConfigDict({"task": task}))
     with pytest.raises(ConfigError, match="did you mean 'follow_your_emoji'"):
         systems.build_system(ConfigDict({"task": "follow_your_emojy"}))
+
+
+def test_a_system_that_reads_no_drawings_says_so_before_anything_is_loaded():
+    with pytest.raises(ConfigError, match="'xnemo' is not driven by drawings"):
+        systems.build_system(xnemo.get_config("released"))
 
 
 @pytest.mark.parametrize("name", sorted(systems.TASKS))
