@@ -258,7 +258,9 @@ def split_lora(params: Mapping[str, PyTree]) -> tuple[PyTree, PyTree]:
     return traverse_util.unflatten_dict(flat), traverse_util.unflatten_dict(updates)
 
 
-def merge_lora(params: Mapping[str, PyTree], lora: Mapping[str, PyTree], scale: float = 1.0) -> PyTree:
+def merge_lora(
+    params: Mapping[str, PyTree], lora: Mapping[str, PyTree], scale: float | Float[Array, ""] = 1.0
+) -> PyTree:
     """A backbone's parameters with kernel + scale · down · up in every attention that `lora` names.
 
     Differentiable in both. Raises CheckpointError if `lora` names a layer that the backbone does not have.
