@@ -6,7 +6,7 @@
 
 `import` writes DIR/params.safetensors, which `train.init_from` reads; `export` reads such a folder or file, or a training's
 workdir. FILES are files, indices of shards, folders, or hub:org/name; SUBNET=FILE says what a file is for. Tensor by tensor:
-memory stays at about the largest one. Layouts and more: docs/convert.md.
+memory stays at about twice the largest one. Layouts and more: docs/convert.md.
 """
 
 from __future__ import annotations
