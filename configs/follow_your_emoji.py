@@ -25,7 +25,7 @@ WIDTHS = (64, 96)
 def get_config(stage: str = "demo") -> ConfigDict:
     """`demo_stage1` trains on single frames, `demo_stage2` the temporal modules; `demo` is what animates.
 
-    `demo_stage2_progressive` goes on from `demo_stage1` to a model that fills gaps; `ablation_NAME_stage1`, `_stage2` and
+    `demo_stage2_progressive` goes on from the embedded model to one that fills gaps; `ablation_NAME_stage1`, `_stage2` and
     `ablation_NAME`, which animates, are at demo size too. At full size `released` animates with the published weights, and
     `stage1`, `stage2`, `released_stage1`, `released_stage2` train.
     """
@@ -188,11 +188,11 @@ def stage2(config: ConfigDict) -> None:
 def progressive(config: ConfigDict) -> None:
     """The second stage with masked latents (§3.3): keyframes far apart are made first, then what lies between them.
 
-        python -m launch.prepare --config configs/prepare.py:synthetic --config.frames=133 --output runs/long_portraits
+        python -m launch.prepare --config configs/prepare.py:long --output runs/long_portraits
         python -m launch.train --config configs/follow_your_emoji.py:demo_stage2_progressive \\
             --config.data.path=runs/long_portraits --workdir runs/demo
 
-    Frames lie up to 11 apart, as keyframes of the second level do, as far as the clips are long enough.
+    It goes on from the embedded model, so no earlier stage has to be trained. Frames lie up to 11 apart, as keyframes of the second level do, as far as the clips are long enough.
     """
     stage2(config)
     config.model.progressive = "masked_latents"
@@ -202,6 +202,8 @@ def progressive(config: ConfigDict) -> None:
     # The first convolution too: its new channels start at zero, and no single frame has used them.
     config.train.trainable = ("denoiser/.*motion_modules.*", "denoiser/conv_in/.*")
     config.train.widen = ("denoiser/conv_in/kernel",)
+    config.train.init_from = ConfigDict({"*": "{assets}/follow_your_emoji_demo.safetensors"})
+    config.train.steps = 1500
 
 
 def ablation(config: ConfigDict, name: str, temporal: bool) -> None:

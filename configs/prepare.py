@@ -2,11 +2,13 @@
 
     python -m launch.prepare --config configs/prepare.py:synthetic --output runs/portraits
     python -m launch.prepare --config configs/prepare.py:poses --output runs/poses
+    python -m launch.prepare --config configs/prepare.py:long --output runs/long_portraits
     python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output runs/videos
     python -m launch.prepare --config configs/prepare.py:motion --input FOLDER --output FOLDER
 
 `synthetic`: 1800 train and 32 test people, one clip of 16 frames at 128 pixels each.
 `poses`: the same people at four frames a second, so that one clip holds poses that are far apart; for single frames.
+`long`: 400 of them for 133 frames each, for clips whose frames lie apart in time.
 `video`: every video of a folder, cropped around its face at 256 pixels and cut into clips of at most ten seconds.
 `motion`: measures a folder of motion latents (`data/motion.py`); OUTPUT/statistics.safetensors standardises them.
 Settings are those of `data.prepare_synthetic.SyntheticConfig` and `data.prepare_video.VideoConfig`; change one by
@@ -25,6 +27,8 @@ SYNTHETIC = {
 
 POSES = {**SYNTHETIC, "fps": 4.0}
 
+LONG = {**SYNTHETIC, "train": 400, "frames": 133}
+
 VIDEO = {
     "kind": "video", "processes": 0,
     "size": 256, "margin": 0.5, "min_frames": 24, "max_frames": 250, "max_gap": 12, "test_fraction": 0.0, "crf": 12,
@@ -32,7 +36,7 @@ VIDEO = {
 
 MOTION = {"kind": "motion", "processes": 0}
 
-CONFIGS = {"synthetic": SYNTHETIC, "poses": POSES, "video": VIDEO, "motion": MOTION}
+CONFIGS = {"synthetic": SYNTHETIC, "poses": POSES, "long": LONG, "video": VIDEO, "motion": MOTION}
 
 
 def get_config(name: str = "synthetic") -> ConfigDict:

@@ -17,14 +17,14 @@ from portrait_jax.encoders.fan import FANConfig
 from portrait_jax.errors import ConfigError
 from portrait_jax.interchange import layout_named
 from portrait_jax.interchange.tables.xnemo import TEMPORAL_MODULES
-from portrait_jax.systems import build_system
+from portrait_jax.systems import build
 from portrait_jax.systems.xnemo import XNemo
 from tests.weights import shapes
 
 
 def test_the_release_has_the_sizes_of_the_published_layout():
     """The layout is compared with the manifest at the classes' defaults (`tests/interchange/test_tables.py`)."""
-    system = build_system(xnemo.get_config())
+    system = build(xnemo.get_config())
     assert isinstance(system, XNemo) and system.temporal_decoder
     assert system.denoiser_config == UNetConfig(temporal=TEMPORAL_MODULES)
     assert system.motion_config == LatentMotionConfig()
@@ -35,7 +35,7 @@ def test_the_release_has_the_sizes_of_the_published_layout():
 
 
 def test_the_release_takes_the_original_scripts_steps():
-    system = build_system(xnemo.get_config())
+    system = build(xnemo.get_config())
     solver = system.solver(system.sampling.steps)
     assert solver.timesteps[[0, 1, -1]].tolist() == [953, 925, 1]
     assert system.solver(25).timesteps[[0, -1]].tolist() == [961, 1]
@@ -55,7 +55,7 @@ def test_sizes_that_do_not_fit_are_named(section, key, value, message):
     with config.unlocked():
         config.model[section][key] = value
     with pytest.raises(ConfigError, match=message):
-        build_system(config)
+        build(config)
 
 
 def test_an_unknown_name_is_refused():
