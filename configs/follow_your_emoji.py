@@ -192,7 +192,8 @@ def progressive(config: ConfigDict) -> None:
         python -m launch.train --config configs/follow_your_emoji.py:demo_stage2_progressive \\
             --config.data.path=runs/long_portraits --workdir runs/demo
 
-    It goes on from the embedded model, so no earlier stage has to be trained. Frames lie up to 11 apart, as keyframes of the second level do, as far as the clips are long enough.
+    It goes on from the embedded model, so no earlier stage has to be trained. Frames lie up to 11 apart, as keyframes of the
+    second level do, as far as the clips are long enough.
     """
     stage2(config)
     config.model.progressive = "masked_latents"

@@ -22,16 +22,16 @@ from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
 from portrait_jax.autoencoders.pixels import cut, to_pm1, worn
 from portrait_jax.backbones.unet import UNet, UNetConfig
 from portrait_jax.conditioning import Conditioning, dropped
-from portrait_jax.diffusion.noise import mixed_noise
 from portrait_jax.diffusion.prediction import check_prediction, to_x0_epsilon, training_target
-from portrait_jax.diffusion.schedule import Schedule, add_noise, make_schedule, signal_noise
+from portrait_jax.diffusion.schedule import Schedule, make_schedule, signal_noise
 from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
 from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.long_video.known import check_masking, sample_given, tell
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
-from portrait_jax.systems.strips import sample_strip
+from portrait_jax.systems.diffusing import decode_frames, encode_frames, noised
+from portrait_jax.systems.strips import few, sample_strip
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Array, Float, Image, Num, Params, PRNGKeyArray, UInt8
@@ -257,18 +257,14 @@ class FollowYourEmoji:
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
         """Latents → images in [−1, 1], frame by frame."""
-        batch, unscaled = latents.shape[0], latents / self.autoencoder_config.scaling_factor
-        frames = rearrange(unscaled, "b f h w c -> (b f) h w c")
-        images = self.autoencoder.apply({"params": params["autoencoder"]}, frames, method="decode")
-        images = cut(images) if self.whole_levels else images
-        return rearrange(images, "(b f) h w c -> b f h w c", b=batch)
+        scaling = self.autoencoder_config.scaling_factor
+        images = decode_frames(self.autoencoder, params["autoencoder"], latents, scaling)
+        return cut(images) if self.whole_levels else images
 
     def to_latents(self, params: Params, image_pm1: Float[Array, "b f H W 3"]) -> Float[Array, "b f h w c"]:
         """Images → scaled posterior means."""
-        frames = rearrange(image_pm1, "b f h w c -> (b f) h w c")
-        mean, _ = self.autoencoder.apply({"params": params["autoencoder"]}, frames, method="encode")
-        scaled = mean.astype(jnp.float32) * self.autoencoder_config.scaling_factor
-        return rearrange(scaled, "(b f) h w c -> b f h w c", b=image_pm1.shape[0])
+        scaling = self.autoencoder_config.scaling_factor
+        return encode_frames(self.autoencoder, params["autoencoder"], image_pm1, scaling)
 
     def _pixels(self, image_pm1: Float[Array, "b h w 3"]) -> Float[Array, "b s s 3"]:
         return clip_pixels(image_pm1, self.image_encoder_config.image_size, whole_levels=self.whole_levels)
@@ -296,15 +292,9 @@ class FollowYourEmoji:
             )
             conditioning = tell(conditioning, latents, given)
 
-        level = jax.random.randint(keys[1], (clips, 1 if temporal else frames), 0, self.schedule.length)
-        timestep = jnp.broadcast_to(level, (clips, frames)).reshape(-1)
-        clean = rearrange(latents, "b f h w c -> (b f) h w c")
-        noise = jax.random.normal(keys[2], latents.shape)
-        if temporal:
-            common = jax.random.normal(jax.random.fold_in(keys[2], 1), (clips, 1, *latents.shape[2:]))
-            noise = mixed_noise(noise, common, self.sampling.noise_share)
-        noise = rearrange(noise, "b f h w c -> (b f) h w c")
-        noisy = add_noise(self.schedule, clean, noise, timestep)
+        clean, noise, noisy, timestep = noised(
+            self.schedule, latents, keys[1], keys[2], temporal=temporal, share=self.sampling.noise_share
+        )
         output = self.denoiser.apply(
             {"params": params["denoiser"]}, rearrange(noisy, "(b f) h w c -> b f h w c", f=frames), timestep,
             dropped(conditioning, keep), use_temporal=temporal,
@@ -321,8 +311,10 @@ class FollowYourEmoji:
         return loss, {"diffusion": diffusion, "facial": facial}
 
     def samples(self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str) -> dict[str, Image]:
-        """One row per clip: portrait, then pairs of truth and sample."""
-        return {"clips": sample_strip(self, params, batch, rng)}
+        """Rows of truth, control image and sample for a few clips."""
+        seen = few(batch)
+        control = seen["control"]
+        return {"clips": sample_strip(self, params, seen, {"control": control}, rng, shown=control)}
 
 
 def joined_inputs(progressive: str, portrait: bool) -> tuple[str, ...]:

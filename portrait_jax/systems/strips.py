@@ -19,25 +19,38 @@ from portrait_jax.typing import Array, Image, Params, PRNGKeyArray
 CLIPS, FRAMES = 4, 4
 
 
-def sample_strip(system: System, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray) -> Image:
-    """Three rows per clip (truth, control image, sample), the portrait before each; at most four clips and frames.
+def few(batch: Mapping[str, Array]) -> dict[str, Array]:
+    """A batch's first clips and frames: what a strip shows. Arrays named `reference…` have no frames."""
+    return {name: x[:CLIPS] if name.startswith("reference") else x[:CLIPS, :FRAMES] for name, x in batch.items()}
+
+
+def sample_strip(
+    system: System,
+    params: Params,
+    batch: Mapping[str, Array],
+    driving: Mapping[str, Array],
+    rng: PRNGKeyArray,
+    shown: Array | None = None,
+) -> Image:
+    """Rows per clip: truth, what drives it if there is a picture of that, sample; the portrait before each.
 
     Args:
-        batch: as in training, see `docs/data.md`.
+        batch: `frames` u8 "b f h w 3" and `reference` u8 "b h w 3"; see `few`.
+        driving: what `system.encode_driving` takes, for the same clips and frames.
+        shown: pictures of it, u8 like the frames.
     """
-    frames, control = (np.asarray(batch[name][:CLIPS, :FRAMES]) for name in ("frames", "control"))
-    portrait = np.asarray(batch["reference"][:CLIPS])
+    frames, portrait = np.asarray(batch["frames"]), np.asarray(batch["reference"])
     noise = jax.random.normal(rng, (*frames.shape[:2], *system.latent_shape()))
-    samples = to_u8(_draw(system, params, portrait, control, noise))
-    first = np.stack([portrait, np.zeros_like(portrait), np.zeros_like(portrait)], axis=1)[:, :, None]
-    rows = np.concatenate([first, np.stack([frames, control, samples], axis=1)], axis=2)
-    return rearrange(rows, "b r f h w c -> (b r h) (f w) c")
+    samples = to_u8(_draw(system, params, portrait, dict(driving), noise))
+    rows = [frames, samples] if shown is None else [frames, np.asarray(shown), samples]
+    first = np.stack([portrait, *[np.zeros_like(portrait)] * (len(rows) - 1)], axis=1)[:, :, None]
+    return rearrange(np.concatenate([first, np.stack(rows, axis=1)], axis=2), "b r f h w c -> (b r h) (f w) c")
 
 
 @partial(jax.jit, static_argnames="system")
-def _draw(system: Any, params: Params, portrait: Array, control: Array, noise: Array) -> Array:
+def _draw(system: Any, params: Params, portrait: Array, driving: Mapping[str, Array], noise: Array) -> Array:
     """Compiles once per system, not once per strip."""
-    branches = system.encode_driving(params, system.encode_portrait(params, portrait), {"control": control})
+    branches = system.encode_driving(params, system.encode_portrait(params, portrait), driving)
     solver, guidance = system.solver(system.sampling.steps), classifier_free(system.sampling.guidance)
     latents = sample(partial(system.denoise, params), noise, branches, solver, guidance)
     return system.decode(params, latents)
