@@ -154,8 +154,9 @@ def initial_state(task: Task, stage_name: str, seed: int, mesh: Mesh, root: str 
     create = functools.partial(create_state, stage=stage, optimizer=make_optimizer(stage), rng=run_key)
     init, shapes = init_shapes(task, stage_name)
     found = read_sources(
-        shapes, stage.init_from, stage.allow_missing, root=root, allow_unused=stage.allow_unused, widen=stage.widen
-    )
+        shapes, stage.init_from, stage.allow_missing,
+        root=root, allow_unused=stage.allow_unused, widen=stage.widen, rename=stage.rename,
+    )  # fmt: skip
     params = overlay(run_once(init, init_key, shardings(shapes, mesh)), found)
     placed = shardings(jax.eval_shape(create, params), mesh)
     return jax.jit(create, out_shardings=placed, donate_argnums=0)(params)

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -193,6 +194,7 @@ def read_sources(
     root: str | os.PathLike = ".",
     allow_unused: Sequence[str] = (),
     widen: Sequence[str] = (),
+    rename: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Params]:
     """What a stage starts from, read and checked before any fresh parameter is computed.
 
@@ -203,6 +205,7 @@ def read_sources(
         root: what `{workdir}` in a source stands for; see `locate`.
         allow_unused: patterns of leaves that a source may have beyond the model's.
         widen: patterns of kernels with possibly fewer input channels in a source; see `widened`.
+        rename: parts of leaves' names in a source → what they are called here.
 
     Returns:
         by sub-network, the leaves that replace fresh ones.
@@ -225,10 +228,21 @@ def read_sources(
             raise CheckpointError(f"{source} has no sub-network '{subnet}'{nearest(subnet, list(found))}")
         chosen = sorted(found.keys() & expected.keys() - sources.keys()) if subnet == "*" else [subnet]
         for name in chosen:
-            fitting = fitted({name: found[name]}, {name: expected[name]}, allow_unused, widen)
+            renamed = with_names({name: found[name]}, rename)
+            fitting = fitted(renamed, {name: expected[name]}, allow_unused, widen)
             check_leaves(fitting, {name: expected[name]}, allow_missing, source)
             result[name] = fitting[name]
     return result
+
+
+def with_names(found: Params, rename: Mapping[str, str]) -> Params:
+    """The same leaves, each part of a name that `rename` has replaced by what it stands for."""
+    if not rename:
+        return found
+    leaves = flatten(found)
+    for old, new in rename.items():
+        leaves = {name.replace(old, new): leaf for name, leaf in leaves.items()}
+    return unflatten(leaves)
 
 
 def fitted(found: Params, expected: PyTree, allow_unused: Sequence[str], widen: Sequence[str]) -> dict[str, Params]:

@@ -83,6 +83,8 @@ class Stage:
     widen: tuple[str, ...] = ()
     """Patterns of kernels that may have fewer input channels in a source: the further ones start at zero, so that the network
     begins with what it did before."""
+    rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Parts of leaves' names in a source → what they are called here: one network's module under another one's name."""
     adversary: Adversary | None = None
     """What trains against the rest in the same step; None: nothing does."""
 
@@ -102,11 +104,11 @@ class Stage:
         """
         parts = split_settings(section, OptimizerConfig, cls, LoopOptions)
         settings = parts[cls]
-        init_from = dict(settings.pop("init_from", {}))
+        tables = {name: dict(settings.pop(name, {})) for name in ("init_from", "rename")}
         optimizer = from_mapping(OptimizerConfig, parts[OptimizerConfig])
         against = settings.pop("adversary", None)
         adversary = Adversary.from_config(against, optimizer) if against else None
-        return from_mapping(cls, settings, optimizer=optimizer, init_from=init_from, adversary=adversary)
+        return from_mapping(cls, settings, optimizer=optimizer, adversary=adversary, **tables)
 
 
 @dataclasses.dataclass(frozen=True)
