@@ -1,66 +1,194 @@
-"""X-NeMo at published size: 512 pixels, latents 64×64×4, with the numbers of the release.
+"""X-NeMo at demo size: 128 pixels, latents 16×16×8, trained on procedural portraits.
 
-    python -m launch.convert import --layout xnemo --input RELEASE --output runs/xnemo
+The published release and training at its size: `configs/xnemo_full.py`; ablations: `configs/xnemo_ablations.py`.
 
-`released` runs the published weights as the original script does: 35 steps, guidance 2.5, a blurred start, faces taken to be
-where the portrait's is. The paper's own numbers (appendix A, equation 2) are 25 steps and 1 + w = 4.5:
+    python -m launch.prepare --config configs/prepare.py:poses --output runs/poses
+    python -m launch.prepare --config configs/prepare.py:synthetic --output runs/portraits
+    python -m launch.train --config configs/xnemo.py:demo_stage1 --config.data.path=runs/poses --workdir runs/xnemo
+    python -m launch.train --config configs/xnemo.py:demo_stage2 --config.data.path=runs/poses --workdir runs/xnemo
+    python -m launch.train --config configs/xnemo.py:demo_stage3 --config.data.path=runs/portraits --workdir runs/xnemo
 
-    --config.sampling.steps=25 --config.sampling.guidance=4.5 --config.model.blurred_start=False
+As the original starts from Stable Diffusion, the demo starts from the embedded landmark-driven model: its autoencoder, its image
+encoder, both UNets and its temporal modules, but not its landmarks. Time and result: docs/xnemo.md.
 """
+
+from functools import partial
 
 from ml_collections import ConfigDict
 
+from configs import follow_your_emoji, xnemo_full
+from configs.xnemo_ablations import ABLATIONS
+from portrait_jax.adversarial.head import ADVERSARY, TRAINABLE
 from portrait_jax.errors import ConfigError, nearest
+
+EMBEDDED = "{assets}/follow_your_emoji_demo.safetensors"
 
 
 def get_config(name: str = "released") -> ConfigDict:
-    """`released` is what the published weights need."""
-    if name != "released":
-        raise ConfigError(f"configs/xnemo.py has no '{name}'{nearest(name, ['released'])}")
-    return ConfigDict(
+    """`released`, `stage1`, `stage2`, `stage3` at published size; `demo_stage1`, `demo_stage2`, `demo_stage3`, and `demo`,
+    which animates; `ablation_NAME_stage1`, `_stage2`, `_stage3` and `ablation_NAME` at demo size.
+    """
+    stages = {
+        **xnemo_full.STAGES,
+        "demo_stage1": demo_stage1,
+        "demo_stage2": demo_stage2,
+        "demo_stage3": demo_stage3,
+        "demo": demo_stage3,
+    }
+    for ablation in ABLATIONS:
+        for suffix, stage in (
+            ("_stage1", demo_stage1),
+            ("_stage2", demo_stage2),
+            ("_stage3", demo_stage3),
+            ("", demo_stage3),
+        ):
+            stages[f"ablation_{ablation}{suffix}"] = partial(ablated, name=ablation, stage=stage)
+    if name not in stages:
+        raise ConfigError(f"configs/xnemo.py has no '{name}'{nearest(name, list(stages))}")
+    config = xnemo_full.base()
+    config.stage = name
+    stages[name](config)
+    return config
+
+
+def demo(config: ConfigDict) -> None:
+    """What the demo's stages share: the landmark-driven demo's sizes, with motion attention at every layer."""
+    other = follow_your_emoji.model()
+    config.model.update(
         {
-            "task": "xnemo",
-            "stage": name,
-            "compute_dtype": "auto",
-            "model": model(),
-            "loss": {
-                "motion": True,
-                "temporal": False,
-                "mask": 0.3,  # §3.3 and appendix B
-                "drop": 0.1,
+            "image_size": 128,
+            "autoencoder": other.autoencoder,
+            "temporal_decoder": False,
+            # Noise alone is left at the last step of this schedule.
+            "blurred_start": False,
+            "portrait_latents": True,
+            "denoiser": other.denoiser,
+            "temporal": {**other.temporal, "name": "temporal_modules"},
+            "motion": {"num_heads": 2, "attentions": 1, "norm_groups": 8, "name": "motion_modules"},
+            "motion_encoder": {
+                "image_size": 64,
+                "channels": (16, 32, 64),
+                "depth": 3,
+                "attention_dim": 64,
+                "attention_heads": 2,
+                "heatmaps": 16,
+                "latent_dim": 128,
+                "tokens": 8,
+                "box_dim": 16,
+                "norm_groups": 8,
             },
-            "sampling": {
-                "solver": "ddim",
-                "steps": 35,
-                "guidance": 2.5,
-                "spacing": "leading",
-                "offset": 1,
-                "previous": "stride",
-                "window": 24,
-                "overlap": 4,
-            },
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},
+            "image_encoder": {**other.image_encoder, "projection": 64},
+            "prediction": "v",
+        }
+    )
+    config.model.schedule = other.schedule
+    config.model.head.update(
+        {
+            "pictures": {"channels": (64, 64, 64, 32, 16), "style": 64, "group": 4},
+            "resnet": {"layers": (1, 1, 1), "channels": (16, 32, 64)},
+            "appearance": 64,
+        }
+    )
+    # There are no perceptual networks for cartoons.
+    config.model.head.weights.update({"vgg19": 0.0, "vggface": 0.0})
+    config.sampling = follow_your_emoji.base().sampling
+    # Measured for the landmark-driven demo, whose denoiser this is.
+    config.sampling.update({"window": 12, "overlap": 4})
+    config.data = ConfigDict(
+        {"kind": "faces", "path": "", "size": 128, "latent_factor": 8, "frame_stride": (1, 1), "clip_frames": 24}
+    )
+
+
+def demo_stage1(config: ConfigDict) -> None:
+    """Both UNets without landmarks and without motion, on single frames."""
+    demo(config)
+    config.loss.motion = False
+    # Far apart, so that the frames of one example differ.
+    config.data.frame_stride = (2, 5)
+    config.train = ConfigDict(
+        {
+            "trainable": ("denoiser/(?!.*(motion|temporal)_modules).*", "reference/.*", "image_encoder/.*"),
+            "init_from": dict.fromkeys(("autoencoder", "denoiser", "reference", "image_encoder"), EMBEDDED),
+            "rename": {"motion_modules": "temporal_modules"},
+            "allow_missing": ("denoiser/.*motion_modules.*", "image_encoder/.*(post_layernorm|visual_projection)/.*"),
+            "steps": 200,
+            "batch_size": 4,
+            "frames": 4,
+            "lr": 5e-4,
+            "b2": 0.99,
+            "schedule": "constant",
+            "warmup_steps": 50,
+            "weight_decay": 0.01,
+            "clip_norm": 1.0,
+            "ema_decay": 0.99,
+            "seed": 0,
+            "checkpoint_every": 500,
+            "log_every": 50,
+            "sample_every": 0,
         }
     )
 
 
-def model() -> ConfigDict:
-    """Stable Diffusion 1.5's sizes, with modules at all 21 layers; the defaults of the classes are the published ones."""
-    return ConfigDict(
+def demo_stage2(config: ConfigDict) -> None:
+    """Motion, end to end, with the GAN head."""
+    demo_stage1(config)
+    config.loss.update({"motion": True, "head": True})
+    config.train.init_from = ConfigDict({"*": "{workdir}/demo_stage1"})
+    config.train.update(
         {
-            "image_size": 512,
-            # Stable Video Diffusion's; sd-vae-ft-mse decodes frame by frame with temporal_decoder=False.
-            "autoencoder": {"scaling_factor": 0.18215},
-            "temporal_decoder": True,
-            "blurred_start": True,
-            "denoiser": {"context_dim": 768},
-            "temporal": {"max_length": 32, "name": "temporal_modules"},
-            "motion": {"name": "motion_modules"},
-            "motion_encoder": {"image_size": 224},
-            # CLIP ViT-L/14; one projected token tells the portrait to both networks.
-            "image_encoder": {"projection": 768},
-            # beta_end of the release; Stable Diffusion's own is 0.012.
-            "schedule": {"name": "scaled_linear", "beta_end": 0.02},
-            "prediction": "epsilon",
+            "trainable": (
+                "denoiser/(?!.*temporal_modules).*",
+                "reference/.*",
+                "image_encoder/.*",
+                r"motion_encoder/.*/(kernel|scale|bias)$",
+                *TRAINABLE,
+            ),
+            "rename": {},
+            "allow_missing": (),
+            "adversary": {"trainable": ADVERSARY, "lr": 2e-4, "b1": 0.0},
+            "steps": 2600,
+            "lr": 1e-3,
+            "schedule": "cosine",
+            "warmup_steps": 100,
+            "ema_decay": 0.998,
+            "sample_every": 1000,
         }
     )
+
+
+def demo_stage3(config: ConfigDict) -> None:
+    """The temporal modules alone, on clips."""
+    demo_stage1(config)
+    config.loss.update({"motion": True, "temporal": True})
+    config.data.frame_stride = (1, 1)
+    config.train.init_from = ConfigDict({"*": "{workdir}/demo_stage2"})
+    config.train.update(
+        {
+            "trainable": (xnemo_full.TEMPORAL_PATHS,),
+            "rename": {},
+            "allow_missing": (),
+            "steps": 200,
+            "batch_size": 2,
+            "frames": 12,
+            "schedule": "cosine",
+            "warmup_steps": 20,
+        }
+    )
+
+
+def ablated(config: ConfigDict, name: str, stage) -> None:
+    """One row of the paper's table 2: the demo with what `ABLATIONS` changes."""
+    stage(config)
+    if stage is not demo_stage1:
+        before = "stage1" if stage is demo_stage2 else "stage2"
+        config.train.init_from = ConfigDict({"*": f"{{workdir}}/ablation_{name}_{before}"})
+    config.update_from_flattened_dict(ABLATIONS[name])
+    if stage is not demo_stage2:
+        config.loss.head = False
+        return
+    if not config.loss.head:
+        # No pattern may match nothing.
+        config.train.adversary = None
+        config.train.trainable = tuple(pattern for pattern in config.train.trainable if pattern not in TRAINABLE)
+    if config.model.control == "map":
+        config.train.trainable = (*config.train.trainable, "motion_map/.*")

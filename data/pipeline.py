@@ -34,8 +34,9 @@ class DataConfig:
     """`config.data`: what is loaded.
 
     Attributes:
-        kind: "clips" (portrait systems), "images" (autoencoders), "probe" (image, landmarks, identity attributes),
-            "motion" (sequences of latents, `data.motion`), or "synthetic": clips that are rendered on demand.
+        kind: "clips" (for what landmarks drive: with drawings and masks), "faces" (for what pictures drive: without),
+            "images" (autoencoders), "probe" (image, landmarks, identity attributes), "motion" (sequences of latents,
+            `data.motion`), or "synthetic": clips that are rendered on demand.
         path: a folder made by `launch.prepare`; empty: `identities` people, rendered on demand, `clip_frames` a visit. For
             "motion" a folder of sequences; empty: procedural performances of `clip_frames`.
         size: of the square frames, pixels; stored clips of another size are resized.
@@ -215,18 +216,25 @@ class Example:
 
 def clip_example(view: View, rng: np.random.Generator, config: DataConfig, frames: int) -> Batch:
     """A window of frames with its landmarks, drawing and masks, and a reference from elsewhere in the clip."""
+    batch = face_example(view, rng, config, frames)
+    landmarks, size, cell = batch["landmarks"], config.size, config.latent_factor
+    return batch | {
+        "control": np.stack([draw_landmarks(points, size, size, config.drawing) for points in landmarks]),
+        "expression_mask": np.stack([expression_mask(points, size, size, cell) for points in landmarks]),
+        "oval_mask": np.stack([oval_cells(points, size, size, cell) for points in landmarks]),
+    }
+
+
+def face_example(view: View, rng: np.random.Generator, config: DataConfig, frames: int) -> Batch:
+    """A window of frames with its landmarks, and a reference from elsewhere in the clip with its own."""
     chosen = choose_window(rng, view.num_frames, frames, config.frame_stride)
     reference = choose_reference(rng, view.num_frames, chosen)
     images, landmarks = _seen(view, [*chosen.tolist(), reference], rng, config)
-    size, cell = config.size, config.latent_factor
     batch = {
         "frames": images[:-1],
         "reference": images[-1],
         "landmarks": landmarks[:-1],
         "reference_landmarks": landmarks[-1],
-        "control": np.stack([draw_landmarks(points, size, size, config.drawing) for points in landmarks[:-1]]),
-        "expression_mask": np.stack([expression_mask(points, size, size, cell) for points in landmarks[:-1]]),
-        "oval_mask": np.stack([oval_cells(points, size, size, cell) for points in landmarks[:-1]]),
     }
     if config.audio:
         batch["audio"] = view.audio(int(chosen[0]), frames)
@@ -256,13 +264,12 @@ class Kind(NamedTuple):
     gives: tuple[str, ...]
 
 
-_CLIPS = Kind(
-    clip_example,
-    ("frames", "reference", "landmarks", "reference_landmarks", "control", "expression_mask", "oval_mask"),
-)
+_FACES = ("frames", "reference", "landmarks", "reference_landmarks")
+_CLIPS = Kind(clip_example, (*_FACES, "control", "expression_mask", "oval_mask"))
 KINDS: Mapping[str, Kind] = {
     "clips": _CLIPS,
     "synthetic": _CLIPS,
+    "faces": Kind(face_example, _FACES),
     "images": Kind(image_example, ("image",)),
     "probe": Kind(probe_example, ("image", "landmarks", "attributes")),
     "motion": Kind(motion_example, ("motion", "emotion")),

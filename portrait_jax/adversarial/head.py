@@ -20,6 +20,7 @@ from portrait_jax.adversarial.losses import feature_distance, hinge_discriminato
 from portrait_jax.adversarial.networks import Discriminator, Generator, PictureConfig
 from portrait_jax.encoders.resnet import ResNet, ResNetConfig
 from portrait_jax.encoders.vgg import VGG, VGG19, VGG_FACE, VGGConfig
+from portrait_jax.settings import from_mapping
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
 JUDGES: Mapping[str, VGGConfig] = MappingProxyType({"vgg19": VGG19, "vggface": VGG_FACE})
@@ -31,6 +32,7 @@ ADVERSARY = (rf"{DISCRIMINATOR}/.*",)
 """Patterns of `training.task.Adversary`."""
 
 Pictures = Float[Array, "b h w 3"]
+References = Float[Array, "r h w 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,24 @@ class DualHead:
     weights: HeadWeights = HeadWeights()
     judges: Mapping[str, VGGConfig] = dataclasses.field(default_factory=lambda: JUDGES)
     dtype: Any = jnp.float32
+
+    @classmethod
+    def from_config(cls, section: Any, *, motion: int, dtype: Any, sources: Iterable[str]) -> DualHead:
+        """Builds it from `model.head`: `pictures`, `resnet`, `weights` and `appearance`, each with its defaults.
+
+        Args:
+            motion: width of the motion latent.
+            sources: keys of `init_from`; see `with_weights_of`.
+
+        Raises:
+            ConfigError: for a setting that does not exist.
+        """
+        parts = dict(section)
+        made = {
+            name: from_mapping(kind, parts.pop(name, {}))
+            for name, kind in (("pictures", PictureConfig), ("resnet", ResNetConfig), ("weights", HeadWeights))
+        }
+        return from_mapping(cls, parts, **made, motion=motion, dtype=dtype).with_weights_of(sources)
 
     @property
     def perceptual(self) -> tuple[str, ...]:
@@ -105,18 +125,20 @@ class DualHead:
             params[name] = VGG(self.judges[name], self.dtype).init(key, picture)["params"]
         return params
 
-    def draw(self, params: Params, motion: Float[Array, "b e"], reference_01: Pictures) -> Pictures:
+    def draw(self, params: Params, motion: Float[Array, "b e"], reference_01: References) -> Pictures:
         """The driving face as appearance and motion say it, about −1..1.
 
         Args:
             motion: latents of the driving faces, before the displacement of the face is joined to them.
-            reference_01: crops centred on the reference faces, at the size of `pictures`.
+            reference_01: crops centred on the reference faces, at the size of `pictures`; one may serve several driving
+                faces, which then follow each other.
         """
         appearance = ResNet(self.resnet, self.dtype).apply({"params": params["appearance_encoder"]}, reference_01)
+        appearance = jnp.repeat(appearance, len(motion) // len(reference_01), axis=0)
         return self.generator.apply({"params": params["gan_generator"]}, appearance, motion.astype(jnp.float32))
 
     def loss(
-        self, params: Params, motion: Float[Array, "b e"], reference_01: Pictures, target_01: Pictures
+        self, params: Params, motion: Float[Array, "b e"], reference_01: References, target_01: Pictures
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The weighted sum, and each term as it is (`gan_recon`, `gan_adversarial`, …); see `draw`.
 
@@ -139,7 +161,7 @@ class DualHead:
         return total, {f"gan_{name}": term for name, term in terms.items()}
 
     def adversary_loss(
-        self, params: Params, motion: Float[Array, "b e"], reference_01: Pictures, target_01: Pictures
+        self, params: Params, motion: Float[Array, "b e"], reference_01: References, target_01: Pictures
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """What the discriminator minimises on the same pictures; metrics are its mean scores."""
         drawn = jax.lax.stop_gradient(self.draw(params, motion, reference_01))

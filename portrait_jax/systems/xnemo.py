@@ -17,7 +17,9 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from portrait_jax.adapters.latent_motion import LatentMotionConfig, latent_motion_slot
+from portrait_jax.adapters.motion_map import MotionMap, MotionMapConfig
 from portrait_jax.adapters.reference_masking import mask_reference
+from portrait_jax.adversarial.head import DualHead
 from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
 from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.autoencoders.temporal_decoder import CHUNK, AutoencoderKLTemporalDecoder
@@ -26,18 +28,26 @@ from portrait_jax.conditioning import Conditioning, dropped
 from portrait_jax.diffusion.guidance import classifier_free
 from portrait_jax.diffusion.noise import blurred
 from portrait_jax.diffusion.prediction import check_prediction, training_target
-from portrait_jax.diffusion.schedule import Schedule, add_noise, make_schedule, signal_noise
+from portrait_jax.diffusion.schedule import Schedule, make_schedule, signal_noise
 from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
 from portrait_jax.encoders.fan import IN_PLACE, FANConfig, FANMotionEncoder
-from portrait_jax.errors import ConfigError
+from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.long_video.overlap import frame_noise
 from portrait_jax.long_video.shifted import random_offsets, sample_joint, uniform_windows
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
+from portrait_jax.systems.diffusing import decode_frames, encode_frames, noised
+from portrait_jax.systems.strips import few, sample_strip
 from portrait_jax.systems.system import SamplingConfig
+from portrait_jax.training.augment import STILL, AugmentConfig
+from portrait_jax.training.faces import batch_triplets, driving_crops, reference_crops
 from portrait_jax.training.task import Stage
-from portrait_jax.typing import Array, Float, Num, Params, PRNGKeyArray, UInt8
+from portrait_jax.typing import Array, Float, Image, Num, Params, PRNGKeyArray, UInt8
+
+CONTROLS = ("attention", "map")
+"""`model.control`: how motion tokens reach the denoiser: by attention at every layer, or as one feature map, which the paper
+compares it with (table 2)."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +58,15 @@ class LossConfig:
     """Whether the denoiser is told what the face does; not in the first stage."""
     temporal: bool = False
     """Whether the frames of a clip see each other: the third stage."""
+    head: bool = False
+    """Whether the dual GAN head teaches the motion encoder too: the second stage."""
+    end_to_end: bool = True
+    """Whether the diffusion loss reaches the motion encoder; otherwise the head alone does."""
     mask: float = 0.3
     """Share of reference tokens withheld, anew in each block."""
     drop: float = 0.1
-    """Share of clips trained without image token and reference (open in the paper; needed for guidance)."""
+    """Share of clips trained without image token and reference (open in the paper; needed for guidance). Half of them are told
+    the portrait's own motion, as the unconditional branch is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,16 +89,26 @@ class XNemo:
     blurred_start: bool = True
     """Sampling starts around the blurred portrait, as the release does; False: from noise alone."""
     prediction: str = "epsilon"
+    control: str = "attention"
+    """One of `CONTROLS`."""
+    head: DualHead | None = None
+    """What trains the motion encoder beside the diffusion loss, where `loss.head` says so."""
+    augmentation: AugmentConfig = STILL
+    """How driving faces are changed in training (§3.3)."""
     drawing_style: str = "none"
     """It is driven by pictures: nothing is drawn."""
     name: str = "xnemo"
 
-    batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "faces", "boxes")
+    batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "landmarks", "reference_landmarks")
     """What `loss` reads of a batch."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError where two sizes that must agree do not."""
         check_prediction(self.prediction)
+        if self.control not in CONTROLS:
+            raise ConfigError(f"model.control '{self.control}' does not exist{nearest(self.control, CONTROLS)}")
+        if self.loss_config.head and self.head is None:
+            raise ConfigError("loss.head is True, but there is no model.head; describe it, or set loss.head to False")
         autoencoder, denoiser = self.autoencoder_config, self.denoiser_config
         pairs = {
             "denoiser.in_channels and autoencoder.latent_channels": (denoiser.in_channels, autoencoder.latent_channels),
@@ -102,25 +127,35 @@ class XNemo:
     @classmethod
     def from_config(cls, config: Any) -> XNemo:
         """Builds the system from `configs/xnemo.py`; raises `ConfigError` naming the wrong key."""
-        model = config.model
+        model, stages = config.model, {config.stage: Stage.from_config(config.train)} if "train" in config else {}
+        dtype, motion = compute_dtype(config.compute_dtype), from_mapping(FANConfig, model.motion_encoder)
+        loss, head = from_mapping(LossConfig, config.loss), None
+        if loss.head and "head" in model:
+            sources = stages[config.stage].init_from if stages else ()
+            head = DualHead.from_config(model.head, motion=motion.latent_dim, dtype=dtype, sources=sources)
         return cls(
             autoencoder_config=from_mapping(KLConfig, model.autoencoder),
             denoiser_config=from_mapping(
-                UNetConfig, model.denoiser, temporal=from_mapping(TemporalConfig, model.temporal)
+                UNetConfig, model.denoiser,
+                temporal=from_mapping(TemporalConfig, model.temporal),
+                joined_inputs=("portrait",) if model.get("portrait_latents", False) else (),
             ),
             motion_config=from_mapping(LatentMotionConfig, model.motion),
-            motion_encoder_config=from_mapping(FANConfig, model.motion_encoder),
+            motion_encoder_config=motion,
             image_encoder_config=from_mapping(CLIPVisionConfig, model.image_encoder),
             schedule=make_schedule(**model.schedule),
-            loss_config=from_mapping(LossConfig, config.loss),
+            loss_config=loss,
             sampling=from_mapping(SamplingConfig, config.sampling),
-            stages={config.stage: Stage.from_config(config.train)} if "train" in config else {},
+            stages=stages,
             image_size=model.image_size,
-            dtype=compute_dtype(config.compute_dtype),
+            dtype=dtype,
             temporal_decoder=model.temporal_decoder,
             blurred_start=model.blurred_start,
             prediction=model.prediction,
-        )
+            control=model.get("control", "attention"),
+            head=head,
+            augmentation=from_mapping(AugmentConfig, config.get("augmentation", {})),
+        )  # fmt: skip
 
     # The networks. All are plain functions of their parameters; building one costs nothing.
 
@@ -132,16 +167,25 @@ class XNemo:
     @property
     def denoiser(self) -> UNet:
         """Per layer: residual block, spatial transformer, motion attention, temporal module (§3.2)."""
-        return UNet(self.denoiser_config, (latent_motion_slot(self.motion_config),), dtype=self.dtype)
+        slots = (latent_motion_slot(self.motion_config),) if self.control == "attention" else ()
+        return UNet(self.denoiser_config, slots, dtype=self.dtype)
 
     @property
     def reference(self) -> UNet:
         """The appearance net: the denoiser's layout in 2-D without motion, and without an output head."""
-        return UNet(replace(self.denoiser_config, temporal=None, output_head=False), dtype=self.dtype)
+        config = replace(self.denoiser_config, temporal=None, output_head=False, joined_inputs=())
+        return UNet(config, dtype=self.dtype)
 
     @property
     def motion_encoder(self) -> FANMotionEncoder:
         return FANMotionEncoder(self.motion_encoder_config, dtype=self.dtype)
+
+    @property
+    def motion_map(self) -> MotionMap:
+        """Motion as a feature map, where `control` is "map"."""
+        side, _, _ = self.latent_shape()
+        width = self.denoiser_config.block_out_channels[0]
+        return MotionMap(MotionMapConfig(side, width, width), dtype=self.dtype)
 
     @property
     def image_encoder(self) -> CLIPVision:
@@ -159,13 +203,21 @@ class XNemo:
         return side, side, self.autoencoder_config.latent_channels
 
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
-        """Fresh parameters; reference net and denoiser share theirs, as both start from one published network."""
+        """Fresh parameters; reference net and denoiser share theirs, as both start from one published network.
+
+        The head's are among them where the loss uses it.
+        """
         keys = dict(zip(("autoencoder", "image_encoder", "motion_encoder", "unet"), jax.random.split(rng, 4)))
         image, latent = jnp.zeros((1, self.image_size, self.image_size, 3)), jnp.zeros((1, 1, *self.latent_shape()))
         side, sizes = self.motion_encoder_config.image_size, self.motion_encoder_config
         face, box, time = jnp.zeros((1, side, side, 3)), jnp.zeros((1, 3)), jnp.zeros((1,))
-        motion = Conditioning(motion=jnp.zeros((1, 1, sizes.tokens, sizes.token_dim)))
-        return {
+        tokens, more = jnp.zeros((1, 1, sizes.tokens, sizes.token_dim)), {}
+        if self.control == "map":
+            more["motion_map"] = self.motion_map.init(jax.random.fold_in(rng, 4), tokens)["params"]
+        if self.loss_config.head and self.head is not None:
+            more |= self.head.init(jax.random.fold_in(rng, 5))
+        motion = Conditioning(motion=tokens)
+        return more | {
             "autoencoder": self.autoencoder.init(keys["autoencoder"], image)["params"],
             "image_encoder": self.image_encoder.init(keys["image_encoder"], self._pixels(image))["params"],
             "motion_encoder": self.motion_encoder.init(keys["motion_encoder"], face, box)["params"],
@@ -188,10 +240,10 @@ class XNemo:
         )  # fmt: skip
         shared = {path: rearrange(features, "b 1 n d -> b n d") for path, features in reference.items()}
         start = blurred(latent[:, 0]) if self.blurred_start else None
-        return Conditioning(image_tokens=tokens, reference=shared, start=start)
+        return Conditioning(image_tokens=tokens, reference=shared, start=start, portrait=latent[:, 0])
 
-    def encode_motion(self, params: Params, faces_u8: UInt8[Array, "*batch h w 3"]) -> Float[Array, "*batch e"]:
-        """Motion latents of face crops: what may be interpolated, generated or stored."""
+    def encode_motion(self, params: Params, faces_u8: Num[Array, "*batch h w 3"]) -> Float[Array, "*batch e"]:
+        """Motion latents of face crops (0..255): what may be interpolated, generated or stored."""
         return self.motion_encoder.apply({"params": params["motion_encoder"]}, to_pm1(faces_u8), method="encode")
 
     def motion_tokens(
@@ -216,7 +268,8 @@ class XNemo:
                 raise ConfigError(f"X-NeMo is driven by face crops, and '{name}' is missing among {sorted(driving)}")
         tokens = self.motion_tokens(params, self.encode_motion(params, driving["faces"]), driving.get("boxes"))
         own = self.motion_tokens(params, self.encode_motion(params, driving["reference_face"]))
-        return self.branches(portrait, tokens, own)
+        branches = self.branches(portrait, tokens, own)
+        return {name: self.told(params, branch) for name, branch in branches.items()}
 
     def branches(
         self, portrait: Conditioning, motion: Float[Array, "b f k d"], own_motion: Float[Array, "b k d"]
@@ -228,6 +281,13 @@ class XNemo:
             "cond": dropped(portrait.replace(motion=motion), keep),
             "uncond": dropped(portrait.replace(motion=still), 0 * keep),
         }
+
+    def told(self, params: Params, conditioning: Conditioning) -> Conditioning:
+        """The conditioning with its motion as a feature map too, where `control` is "map"."""
+        if self.control != "map" or conditioning.motion is None:
+            return conditioning
+        drawn = self.motion_map.apply({"params": params["motion_map"]}, conditioning.motion)
+        return conditioning.replace(spatial=drawn)
 
     def denoise(
         self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " b"], conditioning: Conditioning
@@ -256,21 +316,17 @@ class XNemo:
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
         """Latents → images in [−1, 1]; a temporal decoder sees 25 frames at a time, as the release has it."""
-        unscaled, variables = latents / self.autoencoder_config.scaling_factor, {"params": params["autoencoder"]}
+        scaling, weights = self.autoencoder_config.scaling_factor, params["autoencoder"]
         if not self.temporal_decoder:
-            frames = rearrange(unscaled, "b f h w c -> (b f) h w c")
-            images = self.autoencoder.apply(variables, frames, method="decode")
-            return rearrange(images, "(b f) h w c -> b f h w c", b=len(latents))
-        chunks = [unscaled[:, first : first + CHUNK] for first in range(0, latents.shape[1], CHUNK)]
-        images = [self.autoencoder.apply(variables, chunk, method="decode") for chunk in chunks]
+            return decode_frames(self.autoencoder, weights, latents, scaling)
+        chunks = [latents[:, first : first + CHUNK] / scaling for first in range(0, latents.shape[1], CHUNK)]
+        images = [self.autoencoder.apply({"params": weights}, chunk, method="decode") for chunk in chunks]
         return jnp.concatenate(images, axis=1)
 
     def to_latents(self, params: Params, image_pm1: Float[Array, "b f H W 3"]) -> Float[Array, "b f h w c"]:
         """Images → scaled posterior means."""
-        frames = rearrange(image_pm1, "b f h w c -> (b f) h w c")
-        mean, _ = self.autoencoder.apply({"params": params["autoencoder"]}, frames, method="encode")
-        scaled = mean.astype(jnp.float32) * self.autoencoder_config.scaling_factor
-        return rearrange(scaled, "(b f) h w c -> b f h w c", b=image_pm1.shape[0])
+        scaling = self.autoencoder_config.scaling_factor
+        return encode_frames(self.autoencoder, params["autoencoder"], image_pm1, scaling)
 
     def _pixels(self, image_pm1: Float[Array, "b h w 3"]) -> Float[Array, "b s s 3"]:
         return clip_pixels(image_pm1, self.image_encoder_config.image_size, whole_levels=True)
@@ -280,27 +336,28 @@ class XNemo:
     def loss(
         self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The diffusion loss (eq. 1) with masked reference features (§3.3).
+        """The diffusion loss (eq. 1) with masked reference features, and that of the GAN head (eq. 3, both §3.3).
 
-        Batch: `frames` u8 "b f H W 3", `reference` u8 "b H W 3", `faces` u8 "b f s s 3" and `boxes` "b f 3". Without
-        temporal modules every frame has a noise level of its own.
+        Batch: `frames` u8 "b f H W 3" and `reference` u8 "b H W 3" with `landmarks` "b f 478 3" and `reference_landmarks`
+        "b 478 3", pixels. Without temporal modules every frame has a noise level of its own. Metrics: `diffusion`, and the
+        terms of the head.
         """
-        chosen, keys = self.loss_config, jax.random.split(rng, 4)
+        chosen, keys = self.loss_config, jax.random.split(rng, 5)
         latents = jax.lax.stop_gradient(self.to_latents(params, to_pm1(batch["frames"])))
-        clips, frames = latents.shape[:2]
+        frames = latents.shape[1]
         portrait = self.encode_portrait(params, batch["reference"])
         assert portrait.reference is not None
         conditioning = portrait.replace(reference=mask_reference(keys[3], portrait.reference, chosen.mask))
+        keep = jax.random.bernoulli(keys[0], 1 - chosen.drop, (len(latents),)).astype(jnp.float32)
+        motion = None
         if chosen.motion:
-            motion = self.motion_tokens(params, self.encode_motion(params, batch["faces"]), batch["boxes"])
-            conditioning = conditioning.replace(motion=motion)
-        keep = jax.random.bernoulli(keys[0], 1 - chosen.drop, (clips,)).astype(jnp.float32)
+            motion = self._training_motion(params, batch, keys[4])
+            tokens = self._training_tokens(params, motion, batch, keep, keys[4])
+            conditioning = self.told(params, conditioning.replace(motion=tokens))
 
-        level = jax.random.randint(keys[1], (clips, 1 if chosen.temporal else frames), 0, self.schedule.length)
-        timestep = jnp.broadcast_to(level, (clips, frames)).reshape(-1)
-        clean = rearrange(latents, "b f h w c -> (b f) h w c")
-        noise = jax.random.normal(keys[2], clean.shape)
-        noisy = add_noise(self.schedule, clean, noise, timestep)
+        clean, noise, noisy, timestep = noised(
+            self.schedule, latents, keys[1], keys[2], temporal=chosen.temporal, share=self.sampling.noise_share
+        )
         output = self.denoiser.apply(
             {"params": params["denoiser"]}, rearrange(noisy, "(b f) h w c -> b f h w c", f=frames), timestep,
             dropped(conditioning, keep), use_temporal=chosen.temporal,
@@ -308,4 +365,53 @@ class XNemo:
         output = rearrange(output, "b f h w c -> (b f) h w c").astype(jnp.float32)
         target = training_target(self.prediction, clean, noise, *signal_noise(self.schedule, timestep, clean.ndim))
         loss = ((output - target) ** 2).mean()
-        return loss, {"diffusion": loss}
+        metrics = {"diffusion": loss}
+        if chosen.head and self.head is not None:
+            assert motion is not None
+            gan, terms = self.head.loss(params, *self._redrawing(batch, motion, keys[4]))
+            loss, metrics = loss + gan, metrics | terms
+        return loss, metrics
+
+    def adversary_loss(
+        self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """What the head's discriminator minimises, on the pictures that `loss` judged; see `training.task`."""
+        assert self.head is not None
+        key = jax.random.split(rng, 5)[4]
+        return self.head.adversary_loss(params, *self._redrawing(batch, self._training_motion(params, batch, key), key))
+
+    def samples(self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str) -> dict[str, Image]:
+        """Rows of truth and sample for a few clips; nothing before motion is told."""
+        if not self.loss_config.motion:
+            return {}
+        seen, size = few(batch), self.motion_encoder_config.image_size
+        faces, own = driving_crops(seen, rng, size), reference_crops(seen, rng, size)
+        driving = {"faces": 255 * faces, "reference_face": 255 * own, "boxes": batch_triplets(seen)}
+        return {"clips": sample_strip(self, params, seen, driving, rng)}
+
+    def _training_motion(self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray) -> Float[Array, "b f e"]:
+        """Motion latents of changed crops: the encoder sees neither the place, nor the size, nor the colours as they are."""
+        faces = driving_crops(batch, rng, self.motion_encoder_config.image_size, self.augmentation)
+        return self.encode_motion(params, 255 * faces)
+
+    def _training_tokens(
+        self, params: Params, motion: Array, batch: Mapping[str, Array], keep: Array, rng: PRNGKeyArray
+    ) -> Float[Array, "b f k d"]:
+        """Motion tokens; half of the clips that are not kept get the portrait's own, as the unconditional branch does."""
+        told = motion if self.loss_config.end_to_end else jax.lax.stop_gradient(motion)
+        tokens = self.motion_tokens(params, told, batch_triplets(batch))
+        own = self.encode_motion(params, 255 * reference_crops(batch, rng, self.motion_encoder_config.image_size))
+        still = self.motion_tokens(params, own)[:, None]
+        half = jax.random.bernoulli(jax.random.fold_in(rng, 1), 0.5, keep.shape)
+        moves = jnp.where(half, 1.0, keep)[:, None, None, None]
+        return moves * tokens + (1 - moves) * still
+
+    def _redrawing(
+        self, batch: Mapping[str, Array], motion: Float[Array, "b f e"], rng: PRNGKeyArray
+    ) -> tuple[Array, Array, Array]:
+        """What the head redraws: motion latents, reference crops, and the driving crops as they are."""
+        assert self.head is not None
+        size = self.head.pictures.size
+        target = driving_crops(batch, rng, size)
+        reference = reference_crops(batch, rng, size)
+        return rearrange(motion, "b f e -> (b f) e"), reference, rearrange(target, "b f h w c -> (b f) h w c")

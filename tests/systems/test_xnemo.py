@@ -101,23 +101,6 @@ def test_a_video_longer_than_a_window_is_sampled_and_decoded():
     assert video.shape == (1, 4, SIZE, SIZE, 3) and np.isfinite(video).all()
 
 
-def test_the_loss_reaches_the_motion_encoder_and_both_unets():
-    batch = {
-        "frames": picture(1, 2, SIZE, SIZE),
-        "reference": picture(1, SIZE, SIZE),
-        "faces": picture(1, 2, FACE, FACE),
-        "boxes": jnp.ones((1, 2, 3)),
-    }
-    assert set(batch) == set(XNemo.batch_keys)
-
-    @jax.jit
-    def gradient(params):
-        return jax.grad(lambda p: system().loss(p, batch, jax.random.key(3), "")[0])(params)
-
-    reached = {name: any(np.any(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in gradient(params()).items()}
-    assert reached["motion_encoder"] and reached["denoiser"] and reached["reference"]
-
-
 def test_control_drawings_are_no_driving_faces():
     with pytest.raises(ConfigError, match="driven by face crops, and 'faces' is missing"):
         system().encode_driving({}, branches()["cond"], {"control": picture(1, 2, 4, 4)})

@@ -1,0 +1,53 @@
+"""What a motion encoder learns from, cut out of a training batch inside the step: face crops, and where the faces are.
+
+A batch has `frames` u8 "b f H W 3" and `reference` u8 "b H W 3", with `landmarks` "b f 478 3" and `reference_landmarks`
+"b 478 3" in their pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from portrait_jax.training.augment import STILL, AugmentConfig, Boxes, augment
+from portrait_jax.typing import Array, Float, PRNGKeyArray
+
+Batch = Mapping[str, Array]
+
+
+def face_boxes(landmarks_px: Float[Array, "*n 478 3"]) -> Float[Array, "*n 4"]:
+    """(left, top, right, bottom) of all landmarks: the face's box where no detector gave one."""
+    points = landmarks_px[..., :2]
+    return jnp.concatenate([points.min(-2), points.max(-2)], axis=-1)
+
+
+def triplets(boxes_px: Boxes, references_px: Float[Array, "b 4"]) -> Float[Array, "b f 3"]:
+    """`face.boxes.box_triplet` of a batch: how far below and right of the reference's faces are, and their size."""
+
+    def middle(boxes: Array) -> Array:
+        return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+    def longer(boxes: Array) -> Array:
+        return (boxes[..., 2:] - boxes[..., :2]).max(-1, keepdims=True)
+
+    reference = references_px[:, None]
+    size = longer(reference)
+    moved = (middle(boxes_px) - middle(reference)) / size
+    return jnp.concatenate([moved[..., ::-1], longer(boxes_px) / size], axis=-1)
+
+
+def driving_crops(batch: Batch, rng: PRNGKeyArray, size: int, how: AugmentConfig = STILL) -> Float[Array, "b f s s 3"]:
+    """Face-centred crops of the frames, 0..1, changed at random by `how`."""
+    return augment(rng, batch["frames"].astype(jnp.float32) / 255, face_boxes(batch["landmarks"]), size, how)
+
+
+def reference_crops(batch: Batch, rng: PRNGKeyArray, size: int) -> Float[Array, "b s s 3"]:
+    """Face-centred crops of the portraits, 0..1, as they are."""
+    portrait = batch["reference"][:, None].astype(jnp.float32) / 255
+    return augment(rng, portrait, face_boxes(batch["reference_landmarks"])[:, None], size, STILL)[:, 0]
+
+
+def batch_triplets(batch: Batch) -> Float[Array, "b f 3"]:
+    """Where the frames' faces are and how large, against the portraits' (`triplets`)."""
+    return triplets(face_boxes(batch["landmarks"]), face_boxes(batch["reference_landmarks"]))

@@ -1,0 +1,173 @@
+"""X-NeMo's training at a tiny size: what each stage and each ablation reaches, and that one step of each trains."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import xnemo
+from configs.xnemo_ablations import ABLATIONS
+from portrait_jax.adversarial.head import TRAINABLE
+from portrait_jax.errors import ConfigError
+from portrait_jax.sharding.mesh import make_mesh
+from portrait_jax.systems.xnemo import XNemo
+from portrait_jax.training.optimizers import make_optimizer
+from portrait_jax.training.state import create_state, flatten, partition
+from portrait_jax.training.step import make_train_step
+from tests.tiny import leaves, make_params
+
+SIZE = 32
+STAGES = ("demo_stage1", "demo_stage2", "demo_stage3", *(f"ablation_{name}_stage2" for name in ABLATIONS))
+
+
+def tiny_config(name: str):
+    """A demo config with small numbers."""
+    config = xnemo.get_config(name)
+    config.model.image_size = config.data.size = SIZE
+    config.model.autoencoder.update({"block_out_channels": (8,), "norm_groups": 4, "patch_size": 8})
+    config.model.denoiser.update(
+        {"block_out_channels": (8,), "attention_levels": (True,), "context_dim": 8, "image_prompt_dim": 8,
+         "norm_groups": 4}
+    )  # fmt: skip
+    config.model.temporal.update({"num_heads": 2, "max_length": 4, "norm_groups": 4, "attentions": 1})
+    config.model.motion.update({"norm_groups": 4})
+    config.model.motion_encoder.update(
+        {"image_size": 16, "channels": (8, 8, 8), "depth": 1, "attention_dim": 32, "heatmaps": 4, "latent_dim": 8,
+         "tokens": 2, "box_dim": 4, "norm_groups": 4}
+    )  # fmt: skip
+    config.model.image_encoder.update(
+        {"hidden": 8, "layers": 1, "heads": 2, "mlp": 8, "patch": 16, "image_size": 32, "projection": 8}
+    )
+    config.model.head.pictures.update({"channels": (8, 8, 8, 8), "style": 8})
+    config.model.head.resnet.update({"layers": (1,), "channels": (8,)})
+    config.model.head.appearance = 8
+    config.sampling.steps = 2
+    return config
+
+
+@functools.cache
+def system(name: str) -> XNemo:
+    return XNemo.from_config(tiny_config(name))
+
+
+@functools.cache
+def params(name: str):
+    return make_params(system(name))
+
+
+def batch(clips: int = 2, frames: int = 2, seed: int = 0):
+    rng = np.random.default_rng(seed)
+
+    def pictures(*shape: int):
+        return jnp.asarray(rng.integers(0, 256, (*shape, SIZE, SIZE, 3), dtype=np.uint8))
+
+    def landmarks(*shape: int):
+        return jnp.asarray(rng.uniform(8, 24, (*shape, 478, 3)), jnp.float32)
+
+    return {
+        "frames": pictures(clips, frames), "reference": pictures(clips),
+        "landmarks": landmarks(clips, frames), "reference_landmarks": landmarks(clips),
+    }  # fmt: skip
+
+
+@functools.cache
+def stepped(name: str):
+    """Metrics of one step, and the leaves that moved."""
+    made, weights = system(name), params(name)
+    stage, mesh = made.stages[name], make_mesh(data=1, devices=jax.devices()[:1])
+    optimizer = make_optimizer(stage)
+    with jax.set_mesh(mesh):
+        state = create_state(jax.tree.map(jnp.copy, weights), stage, optimizer, jax.random.key(2))
+        before = leaves(state.trainable)
+        after, metrics = make_train_step(made, name, optimizer, mesh)(state, batch())
+    moved = {path for path, leaf in leaves(after.trainable).items() if np.any(leaf != before[path])}
+    return {name: float(value) for name, value in metrics.items()}, moved
+
+
+def subnets(paths) -> set[str]:
+    return {path.split("/")[0] for path in paths}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_one_step_moves_what_the_stage_trains(name):
+    metrics, moved = stepped(name)
+    assert np.isfinite(list(metrics.values())).all()
+    trainable = flatten(partition(params(name), system(name).stages[name].patterns)[0])
+    assert subnets(moved) == subnets(trainable)
+    assert not any(path.endswith(("running_mean", "running_var")) for path in trainable)
+
+
+def test_the_first_stage_knows_no_motion_and_the_third_trains_time_alone():
+    first, third = stepped("demo_stage1")[1], stepped("demo_stage3")[1]
+    assert not any("motion" in path or "temporal" in path for path in first)
+    assert all("temporal_modules" in path for path in third) and third
+
+
+def test_the_second_stage_trains_the_encoder_its_attention_and_both_sides_of_the_head():
+    metrics, moved = stepped("demo_stage2")
+    assert {"motion_encoder", "denoiser", "reference", "gan_generator", "gan_discriminator", "appearance_encoder"} <= (
+        subnets(moved)
+    )
+    assert any("motion_modules" in path for path in moved)
+    assert {"diffusion", "gan_recon", "gan_adversarial", "gan_feature_matching", "adversary_loss"} <= metrics.keys()
+
+
+def slope(name: str, **loss):
+    """Which sub-networks the loss reaches."""
+    config = tiny_config(name)
+    config.loss.update(loss)
+    made = XNemo.from_config(config)
+
+    @jax.jit
+    def gradient(weights):
+        return jax.grad(lambda p: made.loss(p, batch(1, 1), jax.random.key(3), name)[0])(weights)
+
+    found = gradient(params(name))
+    return {subnet for subnet, tree in found.items() if any(np.any(leaf) for leaf in jax.tree.leaves(tree))}
+
+
+def test_without_a_head_and_end_to_end_nothing_teaches_the_motion_encoder():
+    assert "motion_encoder" in slope("demo_stage3", temporal=False)
+    assert "motion_encoder" not in slope("demo_stage3", temporal=False, end_to_end=False)
+
+
+def test_an_ablation_changes_what_it_says():
+    assert system("ablation_no_gan_head_stage2").head is None
+    assert "gan_generator" not in params("ablation_no_gan_head_stage2")
+    assert system("ablation_no_masking_stage2").loss_config.mask == 0
+    assert system("ablation_no_augmentation_stage2").augmentation.scale == 0
+    spatial = stepped("ablation_spatial_control_stage2")[1]
+    assert "motion_map" in subnets(spatial) and not any("motion_modules" in path for path in spatial)
+    patterns = tiny_config("ablation_no_gan_head_stage2").train.trainable
+    assert not set(TRAINABLE) & set(patterns)
+
+
+def test_masking_hides_tokens_of_the_reference():
+    """With the rest equal, another share of hidden tokens is another loss."""
+    _, masked = system("demo_stage3").loss(params("demo_stage3"), batch(), jax.random.key(0), "demo_stage3")
+    config = tiny_config("demo_stage3")
+    config.loss.mask = 0.0
+    _, whole = XNemo.from_config(config).loss(params("demo_stage3"), batch(), jax.random.key(0), "demo_stage3")
+    assert abs(masked["diffusion"] - whole["diffusion"]) > 1e-6
+
+
+def test_a_strip_shows_truth_and_sample_and_nothing_before_motion_is_told():
+    made = system("demo_stage2")
+    strip = made.samples(params("demo_stage2"), batch(), jax.random.key(0), "demo_stage2")["clips"]
+    assert strip.shape == (2 * 2 * SIZE, 3 * SIZE, 3)
+    assert not system("demo_stage1").samples({}, batch(), jax.random.key(0), "demo_stage1")
+
+
+def test_a_control_that_does_not_exist_and_a_head_without_sizes_are_named():
+    config = tiny_config("demo_stage2")
+    config.model.control = "attentoin"
+    with pytest.raises(ConfigError, match="did you mean 'attention'"):
+        XNemo.from_config(config)
+    config = tiny_config("demo_stage2")
+    del config.model.head
+    with pytest.raises(ConfigError, match=r"there is no model\.head"):
+        XNemo.from_config(config)
