@@ -134,6 +134,7 @@ def demo_stage2(config: ConfigDict) -> None:
     demo_stage1(config)
     config.loss.update({"motion": True, "head": True})
     config.train.init_from = ConfigDict({"*": "{workdir}/demo_stage1"})
+    config.train.rename = ConfigDict()
     config.train.update(
         {
             "trainable": (
@@ -143,7 +144,6 @@ def demo_stage2(config: ConfigDict) -> None:
                 r"motion_encoder/.*/(kernel|scale|bias)$",
                 *TRAINABLE,
             ),
-            "rename": {},
             "allow_missing": (),
             "adversary": {"trainable": ADVERSARY, "lr": 2e-4, "b1": 0.0},
             "steps": 2600,
@@ -162,10 +162,10 @@ def demo_stage3(config: ConfigDict) -> None:
     config.loss.update({"motion": True, "temporal": True})
     config.data.frame_stride = (1, 1)
     config.train.init_from = ConfigDict({"*": "{workdir}/demo_stage2"})
+    config.train.rename = ConfigDict()
     config.train.update(
         {
             "trainable": (xnemo_full.TEMPORAL_PATHS,),
-            "rename": {},
             "allow_missing": (),
             "steps": 200,
             "batch_size": 2,

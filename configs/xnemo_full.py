@@ -159,6 +159,7 @@ def stage2(config: ConfigDict) -> None:
     stage1(config)
     config.loss.update({"motion": True, "head": True})
     config.train.init_from = ConfigDict({"*": "{workdir}/stage1"})
+    config.train.rename = ConfigDict()
     config.train.update(
         {
             # Both UNets too: the published denoiser differs from its base everywhere. Stored statistics of norms stay.
@@ -168,7 +169,6 @@ def stage2(config: ConfigDict) -> None:
                 r"motion_encoder/.*/(kernel|scale|bias)$",
                 *TRAINABLE,
             ),
-            "rename": {},
             "allow_missing": (),
             "allow_unused": (),
             "adversary": {"trainable": ADVERSARY, "b1": 0.0},
@@ -181,10 +181,10 @@ def stage3(config: ConfigDict) -> None:
     stage1(config)
     config.loss.update({"motion": True, "temporal": True})
     config.train.init_from = ConfigDict({"*": "{workdir}/stage2"})
+    config.train.rename = ConfigDict()
     config.train.update(
         {
             "trainable": (TEMPORAL_PATHS,),
-            "rename": {},
             "allow_missing": (),
             "allow_unused": (),
             "steps": 10_000,  # open in the paper
