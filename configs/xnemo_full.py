@@ -63,6 +63,7 @@ def base() -> ConfigDict:
                 "spacing": "leading",
                 "offset": 1,
                 "previous": "stride",
+                "strategy": "shifted",
                 "window": 24,
                 "overlap": 4,
             },

@@ -18,23 +18,26 @@ from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError, ShapeError, nearest
 from portrait_jax.face.alignment import Alignment
 from portrait_jax.face.drawing import draw_landmarks
-from portrait_jax.long_video.joint import Tiles, gaussian_tiles, wrapped_tiles
 from portrait_jax.long_video.overlap import noise_of, plan_windows
 from portrait_jax.long_video.plan import Plan
 from portrait_jax.long_video.progressive import plan_gaps
+from portrait_jax.long_video.tiles import Tiles, gaussian_tiles, random_offsets, shifted_tiles, wrapped_tiles
 from portrait_jax.systems.system import System
 from portrait_jax.typing import Float, Image, Int, Params, PRNGKeyArray, PyTree, Video
 
 Drawing = Callable[[Int[np.ndarray, " f"]], Video]
 """Frame numbers → control images of these frames."""
 
-PLANS: dict[str, Callable[[int, int, int], Plan | Tiles]] = {
-    "overlap": plan_windows,
-    "progressive": lambda frames, length, overlap: plan_gaps(frames, length),
-    "wrapped": lambda frames, length, overlap: wrapped_tiles(frames, length),
-    "tiled": gaussian_tiles,
+PLANS: dict[str, Callable[[int, int, int, int], Plan | Tiles]] = {
+    "overlap": lambda frames, length, overlap, steps: plan_windows(frames, length, overlap),
+    "progressive": lambda frames, length, overlap, steps: plan_gaps(frames, length),
+    "wrapped": lambda frames, length, overlap, steps: wrapped_tiles(frames, length),
+    "tiled": lambda frames, length, overlap, steps: gaussian_tiles(frames, length, overlap),
+    "shifted": lambda frames, length, overlap, steps: shifted_tiles(
+        frames, length, overlap, random_offsets(steps, length)
+    ),
 }
-"""`sampling.strategy`: (frames, window, overlap) → how a long video is made."""
+"""`sampling.strategy`: (frames, window, overlap, solver steps) → how a long video is made."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,10 @@ class Animator:
         strategy = str(self.settings["strategy"])
         if strategy not in PLANS:
             raise ConfigError(f"sampling.strategy '{strategy}' is not known{nearest(strategy, list(PLANS))}")
-        return PLANS[strategy](frames, int(self.settings["window"]), int(self.settings["overlap"]))
+        return PLANS[strategy](frames, *(int(self.settings[name]) for name in ("window", "overlap", "steps")))
 
     def blank(self, plan: Plan | Tiles) -> PyTree:
         """What is handed over to a video's first unit."""
-        if isinstance(plan, Tiles):
-            return joint.blank(self.solver, self.system.latent_shape())
         return plan.blank(self.solver, (1, *self.system.latent_shape()))
 
     def frames(
@@ -176,7 +177,7 @@ class Animator:
             )
 
         predict = joint.drawn_prediction(self._window_prediction, self._placed, still, control)
-        done = joint.sample_groups(predict, noise, tiles, self.solver, start.window, start.carry)
+        done = joint.sample_groups(predict, noise, tiles, self.solver, start.window, start.carry, still.start)
         for latents, group, carry in done:
             yield self._decode_all(latents, tiles.length), Position(group, carry)
 

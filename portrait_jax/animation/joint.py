@@ -13,7 +13,8 @@ import numpy as np
 from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.sampler import guided
 from portrait_jax.diffusion.solvers import Solver
-from portrait_jax.long_video.joint import Predict, Tiles, joint_steps
+from portrait_jax.long_video.joint import Predict, denoise_group
+from portrait_jax.long_video.tiles import Tiles
 from portrait_jax.systems.system import System
 from portrait_jax.typing import Array, Float, Int, PyTree, Video
 
@@ -22,12 +23,6 @@ KEPT_DRAWINGS = 4
 
 Done = tuple[Float[np.ndarray, "f h w c"], int, dict[str, PyTree]]
 """Latents of the frames that are done now (often none), the group to go on with, and the carry to go on from."""
-
-
-def blank(solver: Solver, shape: tuple[int, int, int]) -> dict[str, PyTree]:
-    """The carry before the first step; `shape` is (h, w, c) of one frame's latents."""
-    nothing = jnp.zeros((1, 0, *shape))
-    return {"step": np.zeros((), int), "state": solver.init(nothing), "held": np.asarray(nothing[0])}
 
 
 def window_prediction(system: System, solver: Solver, guidance: Guidance) -> Callable[..., Array]:
@@ -65,22 +60,25 @@ def sample_groups(
     solver: Solver,
     start: int,
     carry: dict[str, PyTree],
+    around: Float[Array, "1 h w c"] | None = None,
 ) -> Iterator[Done]:
     """Samples group after group and yields after each solver step, frames in order as soon as all before them are done.
 
     Args:
         predict: see `long_video.joint.Predict`.
         noise: frame numbers → their unit-variance noise "1 f h w c".
-        start, carry: where to go on: what an earlier run yielded, or 0 and `blank`.
+        start, carry: where to go on: what an earlier run yielded, or 0 and `Tiles.blank`.
+        around: clean latents that every frame starts around (`Conditioning.start`); None: pure noise.
     """
+    middle = None if around is None else around[:, None]
     for group in range(start, tiles.count):
         step, held = int(carry["step"]), np.asarray(carry["held"])
-        begin = solver.init(noise(tiles.under(group))) if step == 0 else carry["state"]
-        for number, state in enumerate(joint_steps(predict, begin, tiles, group, solver, step), step + 1):
+        begin = solver.init(noise(tiles.under(group)), middle) if step == 0 else carry["state"]
+        for number, state in enumerate(denoise_group(predict, begin, tiles, group, solver, step), step + 1):
             if number < solver.steps:
-                yield held[:0], group, {"step": np.array(number), "state": jax.device_get(state), "held": held}
-        latents = np.concatenate([held, np.asarray(solver.result(state)[0])])
+                yield held[0, :0], group, {"step": np.array(number), "state": jax.device_get(state), "held": held}
+        latents = np.concatenate([held[0], np.asarray(solver.result(state)[0])])
         frames = np.concatenate([tiles.held(group), tiles.under(group)])
         ordered, done = latents[np.argsort(frames)], int((frames < tiles.first_frame(group + 1)).sum())
-        carry = {**blank(solver, latents.shape[1:]), "held": ordered[done:]}
+        carry = {**tiles.blank(solver, (1, *latents.shape[1:])), "held": ordered[None, done:]}
         yield ordered[:done], group + 1, carry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
 from portrait_jax.diffusion.prediction import training_target
@@ -33,7 +34,9 @@ class Pinned(Solver):
         return self.inner.stochastic
 
     def init(self, noise: Array, around: Array | None = None) -> PyTree:
-        return self.inner.init(noise, around)
+        """Given frames start around what is known of them, with the same noise."""
+        free, held = self.inner.init(noise, around), self.inner.init(noise, self.known)
+        return jax.tree.map(lambda *leaves: jnp.where(self.given[:, :, None, None, None] > 0, *leaves), held, free)
 
     def result(self, state: PyTree) -> Array:
         return self.inner.result(state)

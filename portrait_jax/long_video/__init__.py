@@ -1,6 +1,6 @@
 """How windows, or keyframes and what lies between them, become one long video."""
 
-from portrait_jax.long_video.joint import Tiles, gaussian_tiles, joint_steps, wrapped_tiles
+from portrait_jax.long_video.joint import averaged, denoise_group, sample_joint
 from portrait_jax.long_video.overlap import (
     Carry,
     Windows,
@@ -13,8 +13,10 @@ from portrait_jax.long_video.overlap import (
 )
 from portrait_jax.long_video.plan import Plan
 from portrait_jax.long_video.progressive import Gaps, gap_sampler, plan_gaps, sample_gaps
+from portrait_jax.long_video.tiles import Tiles, gaussian_tiles, random_offsets, shifted_tiles, wrapped_tiles
 
 __all__ = [
-    "Carry", "Gaps", "Plan", "Tiles", "Windows", "frame_noise", "gap_sampler", "gaussian_tiles", "init_carry", "joint_steps",
-    "noise_of", "plan_gaps", "plan_windows", "sample_gaps", "sample_windows", "window_sampler", "wrapped_tiles",
+    "Carry", "Gaps", "Plan", "Tiles", "Windows", "averaged", "denoise_group", "frame_noise", "gap_sampler", "gaussian_tiles",
+    "init_carry", "noise_of", "plan_gaps", "plan_windows", "random_offsets", "sample_gaps", "sample_joint", "sample_windows",
+    "shifted_tiles", "window_sampler", "wrapped_tiles",
 ]  # fmt: skip

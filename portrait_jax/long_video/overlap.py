@@ -23,8 +23,8 @@ from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.noise import mixed_noise
 from portrait_jax.diffusion.sampler import Denoise, first_state, guided_step
 from portrait_jax.diffusion.solvers import Solver
-from portrait_jax.errors import ConfigError, ShapeError
-from portrait_jax.long_video.plan import Plan
+from portrait_jax.errors import ShapeError
+from portrait_jax.long_video.plan import Plan, check_windows
 from portrait_jax.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
 Carry = dict[str, PyTree]
@@ -88,13 +88,7 @@ def plan_windows(frames: int, length: int, overlap: int) -> Windows:
     Raises:
         ConfigError: unless frames ≥ 1 and 0 ≤ overlap < length.
     """
-    if frames < 1:
-        raise ConfigError(f"a video has at least one frame, not {frames}; give a longer driving sequence")
-    if not 0 <= overlap < length:
-        raise ConfigError(
-            f"windows need 0 <= overlap < length, but the overlap is {overlap} and the length {length}; give longer "
-            "windows or a smaller overlap"
-        )
+    check_windows(frames, length, overlap)
     stride = length - overlap
     count = 1 + -(-max(frames - length, 0) // stride)
     emitted = np.full(count, stride)

@@ -11,7 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.diffusion.solvers import Solver
+from portrait_jax.errors import ConfigError
 from portrait_jax.typing import Array, Float, Int, PyTree
+
+
+def check_windows(frames: int, length: int, overlap: int = 0) -> None:
+    """Raises ConfigError unless frames ≥ 1 and 0 ≤ overlap < length."""
+    if frames < 1:
+        raise ConfigError(f"a video has at least one frame, not {frames}; give a longer driving sequence")
+    if not 0 <= overlap < length:
+        raise ConfigError(
+            f"windows need 0 <= overlap < length, but the overlap is {overlap} and the length {length}; give longer "
+            "windows or a smaller overlap"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,12 +20,12 @@ import numpy as np
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.pinned import Pinned
-from portrait_jax.diffusion.sampler import Denoise, guided_step
+from portrait_jax.diffusion.sampler import Denoise, first_state, guided_step
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError
 from portrait_jax.long_video.known import tell
 from portrait_jax.long_video.overlap import check_span, noise_of, step_noise
-from portrait_jax.long_video.plan import Plan
+from portrait_jax.long_video.plan import Plan, check_windows
 from portrait_jax.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
 Carry = dict[str, PyTree]
@@ -106,8 +106,7 @@ def plan_gaps(frames: int, length: int) -> Gaps:
     Raises:
         ConfigError: for less than one frame; for clips that have no frame between first and last but should.
     """
-    if frames < 1:
-        raise ConfigError(f"a video has at least one frame, not {frames}; give a longer driving sequence")
+    check_windows(frames, length)
     if length < 3 and frames > length:
         raise ConfigError(f"clips of {length} frames have nothing between their ends to fill; give at least 3")
     stride, depth = length - 1, 0
@@ -178,14 +177,16 @@ def sample_gaps(
         local = {
             name: tell(value.window(position * length, length), known, given) for name, value in conditionings.items()
         }
-        step = guided_step(denoise, local, Pinned.to(solver, known, given), guidance, batched=batched)
+        pinned = Pinned.to(solver, known, given)
+        step = guided_step(denoise, local, pinned, guidance, batched=batched)
         numbers = clip["start"] + clip["step"] * jnp.arange(length)
         fresh = step_noise(solver, key, numbers, shape)
 
         def body(state: PyTree, index: Array) -> tuple[PyTree, None]:
             return step(state, index, fresh(index)), None
 
-        state, _ = jax.lax.scan(body, solver.init(noise_of(key, numbers, shape, noise_share)), jnp.arange(solver.steps))
+        start = first_state(pinned, noise_of(key, numbers, shape, noise_share), local, guidance)
+        state, _ = jax.lax.scan(body, start, jnp.arange(solver.steps))
         made = jnp.where(given[:, :, None, None, None] > 0, known, solver.result(state))
         return {"clips": carry["clips"].at[clip["level"]].set(made)}, made
 

@@ -26,8 +26,8 @@ class SamplingConfig:
     """Where a step lands, see `diffusion.grid.schedule_grid`."""
     strategy: str = "overlap"
     """How a long video is made: "overlap" (`long_video.overlap`), "progressive" (`long_video.progressive`), or windows denoised
-    jointly (`long_video.joint`): "wrapped" (side by side, the last one goes on with the first frames) or "tiled" (overlapping,
-    with Gaussian weights)."""
+    jointly (`long_video.joint`): "wrapped" (side by side, the last one goes on with the first frames), "tiled" (overlapping,
+    with Gaussian weights) or "shifted" (overlapping, elsewhere at every step)."""
     window: int = 16
     """Frames denoised together."""
     overlap: int = 4

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -33,8 +32,9 @@ from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
 from portrait_jax.encoders.fan import IN_PLACE, FANConfig, FANMotionEncoder
 from portrait_jax.errors import ConfigError, nearest
+from portrait_jax.long_video.joint import sample_joint
 from portrait_jax.long_video.overlap import frame_noise
-from portrait_jax.long_video.shifted import random_offsets, sample_joint, uniform_windows
+from portrait_jax.long_video.tiles import random_offsets, shifted_tiles
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.diffusing import decode_frames, encode_frames, noised
@@ -305,13 +305,11 @@ class XNemo:
         chosen, motion = self.sampling, branches["cond"].motion
         assert motion is not None
         batch, frames = motion.shape[:2]
-        keys, solver = jax.random.split(rng), self.solver(chosen.steps)
-        windows = uniform_windows(frames, chosen.window, chosen.overlap)
+        noise = frame_noise(rng, 0, frames, (batch, *self.latent_shape()), chosen.noise_share)
+        tiles = shifted_tiles(frames, chosen.window, chosen.overlap, random_offsets(chosen.steps, chosen.window))
         return sample_joint(
-            partial(self.denoise, params), branches,
-            frame_noise(keys[0], 0, frames, (batch, *self.latent_shape()), chosen.noise_share),
-            random_offsets(keys[1], chosen.steps, windows),
-            solver=solver, guidance=classifier_free(chosen.guidance), windows=windows,
+            self.denoise, params, branches, noise, tiles,
+            solver=self.solver(chosen.steps), guidance=classifier_free(chosen.guidance),
         )  # fmt: skip
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from portrait_jax.animation import Animator
+from portrait_jax.animation import Animator, joint
 from portrait_jax.animation.files import animate_files
+from portrait_jax.diffusion.schedule import make_schedule
+from portrait_jax.diffusion.solvers import make_solver
 from portrait_jax.errors import ConfigError
+from portrait_jax.long_video.tiles import wrapped_tiles
 from portrait_jax.media.video import probe, read_video
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from tests import tiny
@@ -18,11 +22,15 @@ FRAMES = 10
 """Wrapped: windows 0–3, 4–7, and 8, 9, 0, 1."""
 
 
-def make(strategy: str, params=None) -> Animator:
+def make(strategy: str, like: Animator | None = None) -> Animator:
+    """An animator that shares the programs of another one: they do not depend on where windows lie."""
     config = tiny.get_config()
     config.sampling.update({"strategy": strategy, "solver": "ddim"})
     system = FollowYourEmoji.from_config(config)
-    return Animator(system, tiny.make_params(system) if params is None else params)
+    animator = Animator(system, tiny.make_params(system) if like is None else like.params)
+    for program in ("_window_prediction", "_encode_portrait", "_decode") if like else ():
+        vars(animator)[program] = getattr(like, program)
+    return animator
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +40,12 @@ def wrapped() -> Animator:
 
 @pytest.fixture(scope="module")
 def tiled(wrapped) -> Animator:
-    return make("tiled", wrapped.params)
+    return make("tiled", wrapped)
+
+
+@pytest.fixture(scope="module")
+def shifted(wrapped) -> Animator:
+    return make("shifted", wrapped)
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +62,12 @@ def joined(chunks) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def done(wrapped, tiled, pictures):
-    return {"wrapped": run(wrapped, pictures), "tiled": run(tiled, pictures)}
+def done(wrapped, tiled, shifted, pictures):
+    animators = {"wrapped": wrapped, "tiled": tiled, "shifted": shifted}
+    return {name: run(animator, pictures) for name, animator in animators.items()}
 
 
-@pytest.mark.parametrize(("strategy", "sizes"), [("wrapped", [0, 4, 0, 6]), ("tiled", [0, 10])])
+@pytest.mark.parametrize(("strategy", "sizes"), [("wrapped", [0, 4, 0, 6]), ("tiled", [0, 10]), ("shifted", [0, 10])])
 def test_every_frame_comes_once_as_soon_as_all_before_it_are_done(done, strategy, sizes):
     assert [len(frames) for frames, _ in done[strategy]] == sizes
     video = joined(done[strategy])
@@ -61,7 +75,7 @@ def test_every_frame_comes_once_as_soon_as_all_before_it_are_done(done, strategy
     assert (video[1:] != video[:-1]).any(axis=(1, 2, 3)).all(), "two frames are the same"
 
 
-@pytest.mark.parametrize("strategy", ["wrapped", "tiled"])
+@pytest.mark.parametrize("strategy", ["wrapped", "tiled", "shifted"])
 def test_going_on_after_any_step_gives_the_frames_of_an_uninterrupted_run(request, pictures, done, strategy):
     animator = request.getfixturevalue(strategy)
     for number, (_, position) in enumerate(done[strategy][:-1], 1):
@@ -69,10 +83,12 @@ def test_going_on_after_any_step_gives_the_frames_of_an_uninterrupted_run(reques
         np.testing.assert_array_equal(joined(rest), joined(done[strategy][number:]))
 
 
-def test_arrangements_differ_and_start_from_the_same_noise(wrapped, tiled, pictures, done):
-    assert (joined(done["wrapped"]) != joined(done["tiled"])).any()
-    short = [joined(run(animator, pictures, 4)) for animator in (wrapped, tiled)]
-    assert np.abs(short[0].astype(int) - short[1]).max() <= 1, "a video of one window is the same in each"
+def test_arrangements_differ_and_start_from_the_same_noise(wrapped, tiled, shifted, pictures, done):
+    for one, other in (("wrapped", "tiled"), ("tiled", "shifted"), ("shifted", "wrapped")):
+        assert (joined(done[one]) != joined(done[other])).any()
+    short = [joined(run(animator, pictures, 4)) for animator in (wrapped, tiled, shifted)]
+    for each in short[1:]:
+        assert np.abs(short[0].astype(int) - each).max() <= 1, "a video of one window is the same in each"
 
 
 def test_wrapped_windows_keep_as_much_in_memory_for_any_length(wrapped, pictures):
@@ -86,9 +102,25 @@ def test_wrapped_windows_keep_as_much_in_memory_for_any_length(wrapped, pictures
     assert sizes[22] == sizes[54]
 
 
+def test_every_group_starts_around_given_latents():
+    solver, tiles = make_solver("ddim", make_schedule("scaled_linear"), 2), wrapped_tiles(5, 2)
+    noise, around = jnp.ones((1, 5, 1, 1, 2)), jnp.full((1, 1, 1, 2), 4.0)
+    first = []
+
+    def predict(frames, x, step):
+        if step == 0:
+            first.extend(np.asarray(x).reshape(-1))
+        return x
+
+    start = 0, tiles.blank(solver, (1, 1, 1, 2)), around
+    assert len(list(joint.sample_groups(predict, lambda frames: noise[:, frames], tiles, solver, *start))) == 4
+    expected = solver.init(noise[:, :1], around[:, None])
+    np.testing.assert_allclose(first, float(expected[0, 0, 0, 0, 0]), rtol=1e-6)
+
+
 def test_an_unknown_strategy_is_named(pictures):
     with pytest.raises(ConfigError, match="'tilled' is not known; did you mean 'tiled'"):
-        make("tilled", {}).plan(4)
+        make("tilled").plan(4)
 
 
 @pytest.mark.parametrize("strategy", ["wrapped", "tiled"])

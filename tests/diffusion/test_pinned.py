@@ -28,6 +28,14 @@ def test_given_frames_end_at_what_is_known_whatever_the_network_says(name, predi
     np.testing.assert_allclose(pinned.result(state)[:, 1], plain.result(free)[:, 1], atol=1e-6)
 
 
+def test_given_frames_start_around_what_is_known_and_others_where_they_are_told():
+    plain = make_solver("dpmpp_2m", make_schedule("scaled_linear"), 3)
+    around = jnp.full((1, 1, 2, 2, 1), 5.0)
+    state = Pinned.to(plain, KNOWN, GIVEN).init(NOISE, around)
+    np.testing.assert_array_equal(plain.result(state)[:, ::2], plain.result(plain.init(NOISE, KNOWN))[:, ::2])
+    np.testing.assert_array_equal(plain.result(state)[:, 1], plain.result(plain.init(NOISE, around))[:, 1])
+
+
 def test_a_stochastic_solver_stays_one():
     solver = make_solver("ddim", SCHEDULE, 3, eta=1.0)
     pinned = Pinned.to(solver, KNOWN, GIVEN)

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from portrait_jax.conditioning import Conditioning
-from portrait_jax.diffusion.guidance import classifier_free
+from portrait_jax.diffusion.guidance import classifier_free, identity
 from portrait_jax.diffusion.pinned import Pinned
 from portrait_jax.diffusion.sampler import sample
 from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.diffusion.solvers import make_solver
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.known import tell
-from portrait_jax.long_video.overlap import frame_noise
+from portrait_jax.long_video.overlap import frame_noise, noise_of
 from portrait_jax.long_video.progressive import gap_sampler, init_carry, plan_gaps
 
 SCHEDULE = make_schedule("scaled_linear", zero_terminal_snr=True)
@@ -218,6 +218,22 @@ def test_a_video_of_one_clip_equals_plain_sampling_with_nothing_given(frames):
     nothing = jnp.zeros((1, LENGTH, 2, 2, 3)), jnp.zeros((1, LENGTH))
     plain = clip_sampler()(noise_at(range(LENGTH)), spatial, *nothing)
     np.testing.assert_allclose(chunks(solver_of("ddim"), frames, 1)[2], plain[:, :frames], atol=1e-6)
+
+
+def test_clips_start_around_given_latents():
+    """With a schedule that leaves some signal at its first level: at zero SNR a start says nothing."""
+    solver, plan = make_solver("ddim", make_schedule("scaled_linear"), 3), plan_gaps(LENGTH, LENGTH)
+    branches = {"cond": Conditioning(spatial=control(LENGTH), start=jnp.full((1, 2, 2, 3), 4.0))}
+    run = gap_sampler(network, solver=solver, guidance=identity())
+    _, latents = run(PARAMS, branches, init_carry(0, LENGTH, SHAPE), KEY, *plan.arguments(0, 1))
+    nothing = jnp.zeros((1, LENGTH, 2, 2, 3)), jnp.zeros((1, LENGTH))
+    told = {name: tell(branch, *nothing) for name, branch in branches.items()}
+    expected = [
+        sample(partial(network, PARAMS), noise_of(KEY, jnp.arange(LENGTH), SHAPE), each, solver, identity())
+        for each in (told, {"cond": told["cond"].replace(start=None)})
+    ]
+    np.testing.assert_allclose(latents[0], expected[0], atol=1e-5)
+    assert np.abs(latents[0] - expected[1]).max() > 1e-3
 
 
 @settings(max_examples=6)

@@ -10,7 +10,7 @@ import pytest
 from portrait_jax.diffusion.noise import blurred
 from portrait_jax.diffusion.schedule import add_noise, make_schedule, timesteps
 from portrait_jax.diffusion.solvers import make_solver
-from portrait_jax.long_video.shifted import halving, uniform_windows
+from portrait_jax.long_video.tiles import halving, uniform_windows
 from tests.golden import channels_last, golden_dir, within
 from tests.systems.xnemo.original import SYSTEM, case
 

@@ -13,10 +13,12 @@ import pytest
 from portrait_jax.autoencoders import KLConfig
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import classifier_free
+from portrait_jax.diffusion.sampler import first_state
 from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.encoders.clip_vision import CLIPVisionConfig
 from portrait_jax.encoders.fan import FANConfig
-from portrait_jax.long_video.shifted import joint_predictor, uniform_windows
+from portrait_jax.long_video.joint import averaged, conditioned_predict, denoise_group
+from portrait_jax.long_video.tiles import shifted_tiles
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.systems.xnemo import LossConfig, XNemo
 from tests.golden import assert_close, channels_last, within
@@ -115,31 +117,27 @@ def test_every_step_matches_golden(number):
     if number >= len(GOLDEN.settings["runs"]):
         pytest.skip("the golden data has fewer runs")
     run, tensors = GOLDEN.settings["runs"][number], within(GOLDEN.tensors, f"run{number}")
-    made, frames, steps = system(), run["frames"], run["steps"]
-    solver, rule = made.solver(steps), classifier_free(run["guidance_scale"])
+    made, frames = system(), run["frames"]
+    solver, rule = made.solver(run["steps"]), classifier_free(run["guidance_scale"])
     np.testing.assert_array_equal(solver.timesteps, run["timesteps"])
-    windows = uniform_windows(frames, run["context_frames"], run["context_overlap"], strides=run["context_stride"])
-    offsets = np.array(run["offsets"]) * (frames > run["context_frames"])
-    for offset, expected in zip(offsets, run["windows_per_step"], strict=True):
-        np.testing.assert_array_equal((windows + offset) % frames, expected)
+    tiles = shifted_tiles(
+        frames, run["context_frames"], run["context_overlap"], run["offsets"], strides=run["context_stride"]
+    )
+    for step, expected in enumerate(run["windows_per_step"]):
+        np.testing.assert_array_equal(tiles.at(step), expected)
+    assert tiles.count == 1
     branches = made.branches(
         portrait(), *(jnp.asarray(tensors[f"in/{name}"]) for name in ("motion_tokens", "ref_motion_tokens"))
     )
 
-    @jax.jit
-    def step(params, branches, state, index, offset):
-        predict = joint_predictor(functools.partial(made.denoise, params), branches, rule, windows, frames)
-        epsilon = rule.combine(predict(state, jnp.asarray(solver.timesteps)[index], offset))
-        return epsilon, solver.step(state, epsilon, index)
-
-    free = recorded = solver.init(jnp.asarray(channels_last(tensors["in/noise"])), portrait().start[:, None])
-    for index in range(steps):
-        epsilon, _ = step(params(), branches, recorded, index, offsets[index])
-        _, free = step(params(), branches, free, index, offsets[index])
+    predict = conditioned_predict(made.denoise, params(), branches, solver, rule)
+    recorded = first_state(solver, jnp.asarray(channels_last(tensors["in/noise"])), branches, rule)
+    for index, free in enumerate(denoise_group(predict, recorded, tiles, 0, solver)):
+        epsilon = averaged(predict, recorded, tiles, 0, index)
         expected, latents = (channels_last(tensors[f"out/{name}"][index]) for name in ("guided_eps", "latents"))
         if run["guidance_scale"] <= 1:
             # Without guidance the original forgets to divide sums by the number of windows.
-            count = np.bincount(((windows + offsets[index]) % frames).ravel(), minlength=frames)
+            count = np.bincount(tiles.at(index).ravel(), minlength=frames)
             expected = expected / count[:, None, None, None]
         assert_close(epsilon, expected)
         if run["guidance_scale"] > 1:
