@@ -66,6 +66,8 @@ def base() -> ConfigDict:
                 "strategy": "shifted",
                 "window": 24,
                 "overlap": 4,
+                "framing": "box",
+                "alignment": "in_place",  # The script overwrites all displacements; "none" is the paper's.
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},
         }

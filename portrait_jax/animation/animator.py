@@ -4,29 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.animation import joint
+from portrait_jax.animation.signals import Signals
 from portrait_jax.autoencoders.pixels import to_u8
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import Guidance, classifier_free
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError, ShapeError, nearest
-from portrait_jax.face.alignment import Alignment
-from portrait_jax.face.drawing import draw_landmarks
 from portrait_jax.long_video.overlap import noise_of, plan_windows
 from portrait_jax.long_video.plan import Plan
 from portrait_jax.long_video.progressive import plan_gaps
 from portrait_jax.long_video.tiles import Tiles, gaussian_tiles, random_offsets, shifted_tiles, wrapped_tiles
 from portrait_jax.systems.system import System
-from portrait_jax.typing import Float, Image, Int, Params, PRNGKeyArray, PyTree, Video
-
-Drawing = Callable[[Int[np.ndarray, " f"]], Video]
-"""Frame numbers → control images of these frames."""
+from portrait_jax.typing import Image, Int, Params, PRNGKeyArray, PyTree, Video
 
 PLANS: dict[str, Callable[[int, int, int, int], Plan | Tiles]] = {
     "overlap": lambda frames, length, overlap, steps: plan_windows(frames, length, overlap),
@@ -118,7 +114,7 @@ class Animator:
         return plan.blank(self.solver, (1, *self.system.latent_shape()))
 
     def frames(
-        self, portrait: Image, drawing: Drawing, count: int, *, seed: int = 0, start: Position | None = None
+        self, portrait: Image, signals: Signals, count: int, *, seed: int = 0, start: Position | None = None
     ) -> Iterator[tuple[Video, Position]]:
         """Yields chunk after chunk of finished frames, each with the state to go on from.
 
@@ -127,13 +123,14 @@ class Animator:
 
         Args:
             portrait: u8 "h w 3" at `system.image_size`.
-            drawing: gives the control images of a stretch of frames, at the same size; only what a chunk needs is asked for.
+            signals: gives the driving arrays of a stretch of frames; only what a chunk needs is asked for. Control images have
+                the portrait's size.
             count: frames in the video.
             seed: noise; the same seed gives the same video.
             start: where an earlier run stopped.
 
         Raises:
-            ShapeError: for a portrait or drawing of another size.
+            ShapeError: for a portrait or control images of another size.
             ConfigError: if `count` < 1, or for window settings that do not fit.
         """
         if count < 1:
@@ -145,38 +142,32 @@ class Animator:
         start = start or Position(0, self.blank(plan))
         still, key = self._encode_portrait(self._placed, portrait[None]), jax.random.key(seed)
         if isinstance(plan, Tiles):
-            yield from self._joint(still, drawing, plan, key, start)
+            yield from self._joint(still, signals, plan, key, start)
         else:
-            yield from self._in_order(still, drawing, plan, key, start)
+            yield from self._in_order(still, signals, plan, key, start)
 
     def _in_order(
-        self, still: Conditioning, drawing: Drawing, plan: Plan, key: PRNGKeyArray, start: Position
+        self, still: Conditioning, signals: Signals, plan: Plan, key: PRNGKeyArray, start: Position
     ) -> Iterator[tuple[Video, Position]]:
         size, carry = min(int(self.settings["windows_per_chunk"]), plan.count), start.carry
         sample = self._sampler(plan, size)
         for first in range(start.window, plan.count, size):
-            control = drawing(plan.source_frames(first, size))
-            self._check_size(control[0], "control image")
-            conditionings = self._encode_driving(self._placed, still, {"control": control[None]})
+            driving = self._driving(signals, plan.source_frames(first, size))
+            conditionings = self._encode_driving(self._placed, still, driving)
             carry, latents = sample(self._placed, conditionings, carry, key, *plan.arguments(first, size))
             kept = np.asarray(plan.emit(first, latents)[0])
             # The carry is donated to the next call, so the caller gets a copy on the host.
             yield self._decode_all(kept, plan.stride), Position(first + size, jax.device_get(carry))
 
     def _joint(
-        self, still: Conditioning, drawing: Drawing, tiles: Tiles, key: PRNGKeyArray, start: Position
+        self, still: Conditioning, signals: Signals, tiles: Tiles, key: PRNGKeyArray, start: Position
     ) -> Iterator[tuple[Video, Position]]:
-        def control(frames: Int[np.ndarray, " f"]) -> Video:
-            drawn = drawing(frames)
-            self._check_size(drawn[0], "control image")
-            return drawn
-
         def noise(frames: Int[np.ndarray, " f"]):
             return noise_of(
                 key, jnp.asarray(frames), (1, *self.system.latent_shape()), self.system.sampling.noise_share
             )
 
-        predict = joint.drawn_prediction(self._window_prediction, self._placed, still, control)
+        predict = joint.driven_prediction(self._window_prediction, self._placed, still, partial(self._driving, signals))
         done = joint.sample_groups(predict, noise, tiles, self.solver, start.window, start.carry, still.start)
         for latents, group, carry in done:
             yield self._decode_all(latents, tiles.length), Position(group, carry)
@@ -189,6 +180,12 @@ class Animator:
     def _placed(self) -> Params:
         """The parameters on the device: those of a file would travel there with every call."""
         return jax.device_put(self.params)
+
+    def _driving(self, signals: Signals, frames: Int[np.ndarray, " f"]) -> dict[str, np.ndarray]:
+        batch = signals.batch(frames)
+        if "control" in batch:
+            self._check_size(batch["control"][0, 0], "control image")
+        return batch
 
     def _check_size(self, image: Image, what: str) -> None:
         side = self.system.image_size
@@ -230,54 +227,3 @@ class Animator:
             padded = np.concatenate([part, np.repeat(part[-1:], group - len(part), axis=0)])
             parts.append(to_u8(self._decode(self._placed, jnp.asarray(padded)[None])[0])[: len(part)])
         return np.concatenate(parts)
-
-
-def animate_clip(
-    system: System,
-    params: Params,
-    portrait: Image,
-    reference_landmarks: Float[np.ndarray, "478 3"],
-    driving_landmarks: Float[np.ndarray, "f 478 3"],
-    *,
-    seed: int = 0,
-    steps: int | None = None,
-    guidance: float | None = None,
-    align: bool = True,
-    animator: Animator | None = None,
-) -> Video:
-    """Animates a portrait by a landmark sequence, all in memory: for notebooks and metrics.
-
-    Args:
-        portrait: u8 "h w 3" at `system.image_size`.
-        reference_landmarks: in pixels of the portrait.
-        driving_landmarks: in pixels; with `align` they are moved onto the portrait's face first
-            (`face.alignment`) unless `sampling.alignment` is "none"; otherwise they are drawn as they are.
-        animator: a compiled one to use again; then `steps` and `guidance` are its own.
-
-    Returns:
-        u8 "f h w 3".
-    """
-    animator = animator or Animator(system, params, steps, guidance)
-    moves = align and system.sampling.alignment != "none"
-    alignment = Alignment.of(driving_landmarks, reference_landmarks) if moves else None
-    drawing = control_drawing(driving_landmarks, system, alignment)
-    count = len(driving_landmarks)
-    return np.concatenate([frames for frames, _ in animator.frames(portrait, drawing, count, seed=seed)])
-
-
-def control_drawing(
-    driving_px: Float[np.ndarray, "f 478 3"], system: System, align: Callable[[np.ndarray], np.ndarray] | None = None
-) -> Drawing:
-    """Draws the asked frames of a landmark sequence in the style that the system was trained with.
-
-    Args:
-        align: moves landmarks onto the portrait's face (`face.alignment.Alignment`); it gets those that are drawn, so
-            that a long clip is never moved as a whole. None draws them as they are.
-    """
-    side = system.image_size
-
-    def draw(indices: Int[np.ndarray, " f"]) -> Video:
-        points = driving_px[indices] if align is None else align(driving_px[indices])
-        return np.stack([draw_landmarks(face, side, side, style=system.drawing_style) for face in points])
-
-    return draw

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from portrait_jax.animation.signals import Report, silent
 from portrait_jax.face.alignment import LandmarkSequence, load_landmarks, save_landmarks
 from portrait_jax.face.detector import FaceDetector
 from portrait_jax.face.drawing import draw_landmarks
 from portrait_jax.media.files import FilePath, atomic_output
 from portrait_jax.media.image import letterbox
 from portrait_jax.media.video import probe, read_frames
-from portrait_jax.typing import Image, Video
+from portrait_jax.typing import Float, Image, Video
 
 THUMBNAIL = 192
 """Side in pixels of the frames kept for the contact sheet."""
 
 POINTS, PICTURES = "driving.npz", "thumbnails.npz"
 """Names in the cache; the second is written last."""
-
-Report = Callable[[str, int, int | None], None]
-"""(what is being done, how many are done, how many there are if known)."""
-
-
-def silent(what: str, done: int, total: int | None) -> None:
-    """A `Report` that says nothing."""
 
 
 class Driving(NamedTuple):
@@ -102,19 +96,30 @@ def resample(sequence: LandmarkSequence, fps: float | None) -> LandmarkSequence:
     """The sequence at another frame rate, linearly interpolated; itself for None or its own rate."""
     if fps is None or fps == sequence.fps:
         return sequence
-    frames = len(sequence.landmarks)
-    count = max(round(frames * fps / sequence.fps), 1)
-    position = np.minimum(np.arange(count) * sequence.fps / fps, frames - 1)
+    scores = sequence.expression
+    landmarks = resampled_rows(sequence.landmarks, sequence.fps, fps)
+    mixed = None if scores is None else resampled_rows(scores, sequence.fps, fps)
+    return sequence._replace(fps=float(fps), landmarks=landmarks, expression=mixed)
+
+
+def resampled_rows(rows: Float[np.ndarray, "f *n"], fps: float, wanted: float) -> Float[np.ndarray, "g *n"]:
+    """One row per frame at another rate, linearly interpolated: the duration stays. Float32."""
+    frames = len(rows)
+    count = max(round(frames * wanted / fps), 1)
+    position = np.minimum(np.arange(count) * fps / wanted, frames - 1)
     low = position.astype(int)
     high = np.minimum(low + 1, frames - 1)
     part = (position - low).astype(np.float32)
-    landmarks = np.empty((count, *sequence.landmarks.shape[1:]), np.float32)
+    found = np.empty((count, *rows.shape[1:]), np.float32)
     # Frame by frame: all at once takes the memory several times.
     for i in range(count):
-        landmarks[i] = sequence.landmarks[low[i]] * (1 - part[i]) + sequence.landmarks[high[i]] * part[i]
-    scores = sequence.expression
-    mixed = None if scores is None else (scores[low] * (1 - part) + scores[high] * part).astype(np.float32)
-    return sequence._replace(fps=float(fps), landmarks=landmarks, expression=mixed)
+        found[i] = rows[low[i]] * (1 - part[i]) + rows[high[i]] * part[i]
+    return found
+
+
+def pictures(driving: Driving) -> Callable[[Sequence[int]], list[Image]]:
+    """Frame numbers out of `thumbnail_frames` → their pictures."""
+    return lambda frames: [driving.thumbnails[driving.thumbnail_frames.index(number)] for number in frames]
 
 
 class Thumbnails:

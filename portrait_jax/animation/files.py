@@ -16,10 +16,10 @@ import numpy as np
 
 from portrait_jax import __version__
 from portrait_jax.animation import parts
-from portrait_jax.animation.animator import Animator, Drawing, control_drawing
-from portrait_jax.animation.driving import Driving, Report, is_sequence, load_driving, silent
-from portrait_jax.animation.motion import make_alignment
+from portrait_jax.animation.animator import Animator
+from portrait_jax.animation.drivers import driver_of
 from portrait_jax.animation.portrait import Portrait, is_by_hand, load_portrait
+from portrait_jax.animation.signals import Drive, Report, Request, silent
 from portrait_jax.errors import InputFileError, PortraitError
 from portrait_jax.face.detector import FaceDetector, model_path
 from portrait_jax.media.audio import check_audible, read_blocks
@@ -27,8 +27,7 @@ from portrait_jax.media.files import atomic_output, checked_input, digest
 from portrait_jax.media.image import write_image
 from portrait_jax.media.mux import concat_segments
 from portrait_jax.media.sheets import contact_sheet
-from portrait_jax.media.video import VideoWriter, probe
-from portrait_jax.typing import Video
+from portrait_jax.media.video import VideoWriter
 
 SHEET_COLUMNS = 8
 
@@ -82,7 +81,7 @@ def animate_files(
     _check_output(job)
     # Whatever can be wrong with the inputs should show before hours of work, not after them.
     portrait = _portrait(job, animator)
-    sound = _sound(job)
+    sound = driver_of(animator.system).sound(job.driving) if job.audio is None else job.audio
     if job.audio is not None:
         check_audible(read_blocks(job.audio), source=job.audio)
     settings = _settings(job, animator, about or {})
@@ -98,25 +97,17 @@ def animate_files(
 def _animate(
     animator: Animator, job: Job, portrait: Portrait, sound: Path | None, settings: dict[str, Any], report: Report
 ) -> dict[str, Any]:
-    driving = load_driving(job.driving, fps=job.fps, detector=_detector(job), cache=job.parts, report=report)
+    drive = driver_of(animator.system).load(_request(animator, job, portrait, report))
     if sound is not None and sound != job.audio:
         # Decoded to its end once, after the pictures, which say more clearly what is wrong with a truncated file.
         deque(read_blocks(sound), maxlen=0)
-    alignment = make_alignment(
-        animator.system.sampling.alignment,
-        driving.sequence,
-        portrait,
-        rotation=job.rotation,
-        bundle=_bundle(job),
-    )
-    drawing = control_drawing(driving.sequence.landmarks, animator.system, alignment)
-    kept = _sample(animator, job, portrait, drawing, driving, report)
-    concat_segments(parts.segments(job.parts), job.output, sound, fps=driving.sequence.fps)
-    write_image(job.sheet, _sheet(portrait, driving, drawing, kept))
+    kept = _sample(animator, job, portrait, drive, report)
+    concat_segments(parts.segments(job.parts), job.output, sound, fps=drive.fps)
+    write_image(job.sheet, _sheet(portrait, drive, kept))
     record = {
         **settings,
-        "frames": len(driving.sequence.landmarks),
-        "fps": driving.sequence.fps,
+        "frames": drive.count,
+        "fps": drive.fps,
         "audio": None if sound is None else str(sound),
         "version": __version__,
         "jax": jax.__version__,
@@ -155,17 +146,18 @@ def _portrait(job: Job, animator: Animator) -> Portrait:
         return load_portrait(job.portrait, size, detector=found, framing=framing)
 
 
-def _sound(job: Job) -> Path | None:
-    """The file whose sound is used."""
-    if job.audio is not None or is_sequence(job.driving):
-        return job.audio
-    return job.driving if probe(job.driving).has_audio else None
+def _request(animator: Animator, job: Job, portrait: Portrait, report: Report) -> Request:
+    return Request(
+        job.driving, animator.system, animator.params, portrait, job.parts, job.fps, job.rotation, _detector(job), _bundle(job),
+        report,
+    )  # fmt: skip
 
 
 def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the video depends on."""
-    detects = job.portrait_landmarks is None or not is_sequence(job.driving)
-    measures = animator.system.sampling.alignment == "metric" or is_by_hand(job.portrait_landmarks)
+    driver = driver_of(animator.system)
+    detects = job.portrait_landmarks is None or driver.detects(job.driving)
+    measures = driver.measures(animator.system.sampling.alignment) or is_by_hand(job.portrait_landmarks)
     files = {
         "portrait": job.portrait,
         "portrait_landmarks": job.portrait_landmarks,
@@ -190,37 +182,31 @@ def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[st
     }
 
 
-def _sample(
-    animator: Animator, job: Job, portrait: Portrait, drawing: Drawing, driving: Driving, report: Report
-) -> dict[int, np.ndarray]:
+def _sample(animator: Animator, job: Job, portrait: Portrait, drive: Drive, report: Report) -> dict[int, np.ndarray]:
     """Writes one segment per chunk, then where to go on; returns the frames that the contact sheet shows."""
-    count = len(driving.sequence.landmarks)
+    count = drive.count
     position, kept = parts.load_position(job.parts, animator)
     done = 0 if position is None else animator.plan(count).first_frame(position.window)
     report("animating", done, count)
-    for frames, after in animator.frames(portrait.image, drawing, count, seed=job.seed, start=position):
+    for frames, after in animator.frames(portrait.image, drive.signals, count, seed=job.seed, start=position):
         if len(frames):
-            with VideoWriter(parts.segment(job.parts, done), driving.sequence.fps) as writer:
+            with VideoWriter(parts.segment(job.parts, done), drive.fps) as writer:
                 for frame in frames:
                     writer.write(frame)
         # Copies: a view would keep its whole chunk in memory.
-        kept.update({i: frames[i - done].copy() for i in driving.thumbnail_frames if done <= i < done + len(frames)})
+        kept.update({i: frames[i - done].copy() for i in drive.shown if done <= i < done + len(frames)})
         done += len(frames)
         parts.save_position(job.parts, after, kept)
         report("animating", done, count)
     return kept
 
 
-def _sheet(portrait: Portrait, driving: Driving, drawing: Drawing, kept: dict[int, np.ndarray]) -> np.ndarray:
-    """Rows: driving, landmarks, result; the portrait stands first in each row's place."""
-    shown = [(k, i) for k, i in enumerate(driving.thumbnail_frames) if i in kept]
-    shown = [shown[j] for j in np.linspace(0, len(shown) - 1, min(SHEET_COLUMNS, len(shown))).astype(int)]
-    landmarks: Video = drawing(np.array([i for _, i in shown]))
+def _sheet(portrait: Portrait, drive: Drive, kept: dict[int, np.ndarray]) -> np.ndarray:
+    """Rows: what the driver shows (a video and its landmarks, say), then the result beside the portrait."""
+    there = [number for number in drive.shown if number in kept]
+    there = [there[j] for j in np.linspace(0, len(there) - 1, min(SHEET_COLUMNS, len(there))).astype(int)]
     blank = np.full_like(portrait.image, 235)
-    rows = [
-        [blank, *(driving.thumbnails[k] for k, _ in shown)],
-        [blank, *landmarks],
-        [portrait.image, *(kept[i] for _, i in shown)],
-    ]
-    labels = ["portrait", *(f"{i / driving.sequence.fps:.1f} s" for _, i in shown)]
-    return contact_sheet(rows, ("driving", "landmarks", "result"), labels)
+    rows = [[blank, *pictures(there)] for pictures in drive.rows.values()]
+    rows.append([portrait.image, *(kept[number] for number in there)])
+    labels = ["portrait", *(f"{number / drive.fps:.1f} s" for number in there)]
+    return contact_sheet(rows, (*drive.rows, "result"), labels)

@@ -16,41 +16,44 @@ from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.long_video.joint import Predict, denoise_group
 from portrait_jax.long_video.tiles import Tiles
 from portrait_jax.systems.system import System
-from portrait_jax.typing import Array, Float, Int, PyTree, Video
+from portrait_jax.typing import Array, Float, Int, PyTree
 
-KEPT_DRAWINGS = 4
-"""Windows whose control images are kept from one solver step to the next; those of longer videos are drawn anew."""
+KEPT_SIGNALS = 4
+"""Windows whose driving arrays are kept from one solver step to the next; those of longer videos are made anew."""
 
 Done = tuple[Float[np.ndarray, "f h w c"], int, dict[str, PyTree]]
 """Latents of the frames that are done now (often none), the group to go on with, and the carry to go on from."""
 
 
 def window_prediction(system: System, solver: Solver, guidance: Guidance) -> Callable[..., Array]:
-    """Jits predict(params, portrait's conditioning, control u8 "1 t h w 3", noisy latents, solver step).
+    """Jits predict(params, portrait's conditioning, driving arrays with a batch axis of one, noisy latents, solver step).
 
     The driving signal is encoded in every step anew: that costs a hundredth of the step, and keeping it for all frames
     would take megabytes for each.
     """
 
     @jax.jit
-    def predict(params, still, control, x, step):
-        branches = system.encode_driving(params, still, {"control": control})
+    def predict(params, still, driving, x, step):
+        branches = system.encode_driving(params, still, driving)
         run = guided(partial(system.denoise, params), branches, guidance)
         return run(x, jnp.asarray(solver.timesteps)[step])
 
     return predict
 
 
-def drawn_prediction(
-    predict: Callable[..., Array], params: PyTree, still: Any, drawing: Callable[[Int[np.ndarray, " f"]], Video]
+def driven_prediction(
+    predict: Callable[..., Array],
+    params: PyTree,
+    still: Any,
+    driving: Callable[[Int[np.ndarray, " f"]], dict[str, np.ndarray]],
 ) -> Predict:
-    """`window_prediction` with its parameters, and control images drawn as they are needed."""
+    """`window_prediction` with its parameters, and driving arrays made as they are needed."""
 
-    @lru_cache(KEPT_DRAWINGS)
-    def control(frames: tuple[int, ...]) -> Video:
-        return drawing(np.array(frames))
+    @lru_cache(KEPT_SIGNALS)
+    def kept(frames: tuple[int, ...]) -> dict[str, np.ndarray]:
+        return driving(np.array(frames))
 
-    return lambda frames, x, step: predict(params, still, control(tuple(frames.tolist()))[None], x, step)
+    return lambda frames, x, step: predict(params, still, kept(tuple(frames.tolist())), x, step)
 
 
 def sample_groups(

@@ -1,7 +1,8 @@
 """The portrait: a picture, the face in it, and the square that the system sees.
 
-Two framings: "face", the square around the face; and "whole", the whole picture on black bars, as Follow-Your-Emoji's release
-frames it (`dataset/val_dataset.py`), which sees the face as large as the picture shows it.
+Framings: "face", the square around the face; "whole", the whole picture on black bars, as Follow-Your-Emoji's release
+frames it (`dataset/val_dataset.py`), which sees the face as large as the picture shows it; and "box", the square of twice the
+face's box, as X-NeMo's release cuts it (`face.boxes.portrait_square`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from PIL import Image as PillowImage
 
 from portrait_jax.errors import ConfigError, InputFileError, NoFaceError, nearest
 from portrait_jax.face.alignment import load_landmarks
+from portrait_jax.face.boxes import detector_box, portrait_crop, portrait_square, sides
 from portrait_jax.face.by_hand import complete, load_points
 from portrait_jax.face.crops import face_box, square_crop
 from portrait_jax.face.detector import FaceDetector, model_path
@@ -25,14 +27,26 @@ from portrait_jax.typing import Image, Landmarks, UInt8
 
 MARGIN, LIFT = 0.51, 0.0
 """Room on each side of the face, in face sizes, and its middle's height: as in the procedural portraits."""
-FRAMINGS = ("face", "whole")
+FRAMINGS = ("face", "whole", "box")
 
 
 class Portrait(NamedTuple):
-    """A square picture and its landmarks in pixels of that square."""
+    """A square picture and its landmarks in pixels of that square.
+
+    `picture` and `picture_landmarks` are what it was made from, as read from the file; None: the square itself.
+    """
 
     image: Image
     landmarks: Landmarks
+    picture: Image | None = None
+    picture_landmarks: Landmarks | None = None
+
+    @property
+    def whole(self) -> tuple[Image, Landmarks]:
+        """The picture that the square was made from, and its landmarks."""
+        if self.picture is None or self.picture_landmarks is None:
+            return self.image, self.landmarks
+        return self.picture, self.picture_landmarks
 
 
 class Placement(NamedTuple):
@@ -59,7 +73,7 @@ def load_portrait(
 ) -> Portrait:
     """Reads a picture, finds the face (or takes it from `landmarks`), and makes the square that the system sees.
 
-    A picture that already is `size`×`size` is taken as it is.
+    A picture that already is `size`×`size` is taken as it is, but for the framing "box".
 
     Args:
         path: any image file; an alpha channel goes over white.
@@ -67,7 +81,8 @@ def load_portrait(
         landmarks: for faces that MediaPipe does not see, in pixels of the picture: a landmark file of one frame, or points set
             by hand (`.json`, `face.by_hand`).
         detector: needed without `landmarks`. With the framing "whole" it looks at the square, as the release does.
-        framing: "face" cuts a square around the face, "whole" puts the picture on black bars.
+        framing: "face" cuts a square around the face, "whole" puts the picture on black bars, "box" cuts the square of twice the
+            face's box.
         bundle: where MediaPipe's face model is; only called for points set by hand.
 
     Raises:
@@ -86,10 +101,20 @@ def load_portrait(
         seen = _detected(detector, square, path) if points is None else placement.apply_landmarks(points)
         return Portrait(square, seen)
     points = _detected(detector, image, path) if points is None else points
+    if framing == "box":
+        return _boxed(image, points, size)
     if image.shape[:2] == (size, size):
         return Portrait(image, points)
     crop = square_crop(face_box(points), MARGIN, image.shape[:2], LIFT)
-    return Portrait(crop.apply(image, size), crop.apply_landmarks(points, size))
+    return Portrait(crop.apply(image, size), crop.apply_landmarks(points, size), image, points)
+
+
+def _boxed(image: Image, points: Landmarks, size: int) -> Portrait:
+    square = portrait_square(detector_box(points), image.shape[:2])
+    across, down = (size / side for side in sides(square.box))
+    moved = (points[..., :2] + square.padding - square.box[:2]) * (across, down)
+    landmarks = np.concatenate([moved, points[..., 2:] * across], axis=-1).astype(np.float32)
+    return Portrait(portrait_crop(image, square, size), landmarks, image, points)
 
 
 def on_bars(image: Image, size: int) -> tuple[UInt8[np.ndarray, "{size} {size} 3"], Placement]:

@@ -11,13 +11,29 @@ from typing import NamedTuple
 import numpy as np
 
 from portrait_jax.errors import ShapeError
+from portrait_jax.face.crops import face_box
 from portrait_jax.media.image import resize
 from portrait_jax.typing import Float, Image, UInt8
 
 SCALE, MARGIN, SMOOTHING = 1.1, 0.5, 5.0
 """Of the square for motion; added on each side of the reference's box; frames (sigma) of the centre's smoothing."""
 
+DETECTED, LOWER = 0.92, 0.055
+"""BlazeFace's square relative to the longer side of MediaPipe's face oval, and how far below the oval's middle its own lies:
+medians over 36 pictures of eleven people, whose deviations are 0.02."""
+
 Box = Float[np.ndarray, "4"]
+
+
+def detector_box(landmarks_px: Float[np.ndarray, "*f 478 d"]) -> Float[np.ndarray, "*f 4"]:
+    """The box that BlazeFace, the release's detector, would find around a face whose landmarks are known.
+
+    Whole pixels, towards the top left; negative ones are 0, as in the release.
+    """
+    oval = face_box(landmarks_px).astype(np.float64)
+    longer = np.maximum(oval[..., 2] - oval[..., 0], oval[..., 3] - oval[..., 1])[..., None]
+    middle, half = centre(oval) + longer * (0, LOWER), DETECTED * longer / 2
+    return np.maximum(np.trunc(np.concatenate([middle - half, middle + half], axis=-1)), 0.0)
 
 
 def sides(box: Box) -> tuple[float, float]:

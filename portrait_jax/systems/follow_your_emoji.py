@@ -93,6 +93,7 @@ class FollowYourEmoji:
     """The paper's Q-Former between image encoder and both networks (§3); None: a linear layer in each, as in the release."""
     name: str = "follow_your_emoji"
 
+    driven_by: ClassVar[str] = "landmarks"
     batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "control", "expression_mask", "oval_mask")
     """What `loss` reads of a batch."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from portrait_jax.conditioning import Conditioning
-from portrait_jax.training.task import SamplingTask
+from portrait_jax.training.task import Task
 from portrait_jax.typing import Array, Float, Num, Params, UInt8
 
 
@@ -37,23 +37,23 @@ class SamplingConfig:
     noise_share: float = 0.0
     """Correlation between the noise of different frames, in temporal training and in sampling (`diffusion.noise`)."""
     framing: str = "face"
-    """What of a portrait the system sees: the square around the "face", or the "whole" on black bars (`animation.portrait`)."""
+    """What of a portrait the system sees: the square around the "face", the "whole" on black bars, or the square of twice the
+    face's "box" (`animation.portrait`)."""
     alignment: str = "proportional"
     """How the driver's motion is moved onto the portrait: "proportional" (`face.alignment`), "metric", the release's
-    (`face.metric`), or "none": the driver's landmarks are drawn where they are."""
+    (`face.metric`), or "none": the driver's landmarks are drawn where they are. For systems that are driven by faces:
+    "proportional", "in_place" or "none" (`animation.faces.POSITIONS`)."""
 
 
-class System(SamplingTask, Protocol):
+class System(Task, Protocol):
     """A portrait-animation system: a small object with pure methods over explicit parameters."""
+
+    driven_by: ClassVar[str]
+    """What its `encode_driving` is made from: a name in `animation.drivers.DRIVERS`."""
 
     @property
     def image_size(self) -> int:
         """Side of portraits, control images and results, in pixels."""
-        ...
-
-    @property
-    def drawing_style(self) -> str:
-        """How its control images are drawn, see `face.drawing`."""
         ...
 
     @property

@@ -95,10 +95,9 @@ class XNemo:
     """What trains the motion encoder beside the diffusion loss, where `loss.head` says so."""
     augmentation: AugmentConfig = STILL
     """How driving faces are changed in training (§3.3)."""
-    drawing_style: str = "none"
-    """It is driven by pictures: nothing is drawn."""
     name: str = "xnemo"
 
+    driven_by: ClassVar[str] = "faces"
     batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "landmarks", "reference_landmarks")
     """What `loss` reads of a batch."""
 
@@ -191,6 +190,16 @@ class XNemo:
     def image_encoder(self) -> CLIPVision:
         return CLIPVision(self.image_encoder_config, dtype=self.dtype)
 
+    @property
+    def face_size(self) -> int:
+        """Side in pixels of the face crops that drive it."""
+        return self.motion_encoder_config.image_size
+
+    @property
+    def motion_width(self) -> int:
+        """Numbers of a motion latent."""
+        return self.motion_encoder_config.latent_dim
+
     def solver(self, steps: int) -> Solver:
         chosen = self.sampling
         return make_solver(
@@ -259,14 +268,17 @@ class XNemo:
     ) -> dict[str, Conditioning]:
         """Motion of `driving["faces"]`, u8 "b f s s 3", for both guidance branches.
 
+        `driving["motion"]`, "b f e", is taken in place of faces: latents that are stored, interpolated or generated.
         `driving["reference_face"]`, u8 "b s s 3", is the portrait's own face: its motion is what guidance leads away from.
         `driving["boxes"]`, "b f 3", are `face.boxes.box_triplet`s, if position and size are to be transferred too.
         Raises ConfigError if there are no faces.
         """
-        for name in ("faces", "reference_face"):
+        given = "motion" if "motion" in driving else "faces"
+        for name in (given, "reference_face"):
             if name not in driving:
                 raise ConfigError(f"X-NeMo is driven by face crops, and '{name}' is missing among {sorted(driving)}")
-        tokens = self.motion_tokens(params, self.encode_motion(params, driving["faces"]), driving.get("boxes"))
+        motion = driving["motion"] if given == "motion" else self.encode_motion(params, driving["faces"])
+        tokens = self.motion_tokens(params, motion, driving.get("boxes"))
         own = self.motion_tokens(params, self.encode_motion(params, driving["reference_face"]))
         branches = self.branches(portrait, tokens, own)
         return {name: self.told(params, branch) for name, branch in branches.items()}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.animation import Animator, animate_clip
-from portrait_jax.animation.animator import control_drawing
+from portrait_jax.animation.landmarks import control_drawing, drawn
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.face.alignment import Alignment
 from portrait_jax.face.drawing import draw_landmarks
@@ -66,14 +66,14 @@ def asked() -> SimpleNamespace:
         requests.append(indices)
         return pictures[indices]
 
-    return SimpleNamespace(portrait=pictures[-1], drawing=drawing, pictures=pictures, requests=requests)
+    return SimpleNamespace(portrait=pictures[-1], signals=drawn(drawing), pictures=pictures, requests=requests)
 
 
 @pytest.fixture(scope="module")
 def whole(animator, asked):
     """Chunks of an uninterrupted run, and copies of the states made the moment they came."""
     chunks, states, copies = [], [], []
-    for frames, progress in animator.frames(asked.portrait, asked.drawing, FRAMES, seed=5):
+    for frames, progress in animator.frames(asked.portrait, asked.signals, FRAMES, seed=5):
         chunks.append(frames)
         states.append(progress)
         copies.append(jax.tree.map(np.array, progress.carry))
@@ -81,7 +81,7 @@ def whole(animator, asked):
 
 
 def video(animator, asked, count=FRAMES, seed=5, **options):
-    return np.concatenate([f for f, _ in animator.frames(asked.portrait, asked.drawing, count, seed=seed, **options)])
+    return np.concatenate([f for f, _ in animator.frames(asked.portrait, asked.signals, count, seed=seed, **options)])
 
 
 def test_every_frame_comes_once_in_chunks_that_are_done(whole):
@@ -96,14 +96,14 @@ def test_windows_per_chunk_do_not_change_the_frames(one_by_one, asked, whole):
 
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_resuming_gives_the_frames_of_an_uninterrupted_run(animator, asked, whole, done):
-    rest = list(animator.frames(asked.portrait, asked.drawing, FRAMES, seed=5, start=whole.states[done - 1]))
+    rest = list(animator.frames(asked.portrait, asked.signals, FRAMES, seed=5, start=whole.states[done - 1]))
     assert len(rest) == len(whole.chunks) - done
     for (frames, _), expected in zip(rest, whole.chunks[done:], strict=True):
         np.testing.assert_array_equal(frames, expected)
 
 
 def test_a_state_can_be_taken_up_with_another_number_of_windows_per_chunk(one_by_one, animator, asked, whole):
-    after_three = [state for _, state in one_by_one.frames(asked.portrait, asked.drawing, FRAMES, seed=5)][2]
+    after_three = [state for _, state in one_by_one.frames(asked.portrait, asked.signals, FRAMES, seed=5)][2]
     assert after_three.window == 3
     rest = video(animator, asked, start=after_three)
     assert np.abs(rest.astype(int) - whole.frames[6:]).max() <= 1
@@ -118,7 +118,7 @@ def test_states_stay_what_they_were_while_the_run_goes_on(whole):
 
 def test_what_is_in_memory_does_not_grow_with_the_video(animator, asked, whole):
     asked.requests.clear()
-    longer = [state for _, state in animator.frames(asked.portrait, asked.drawing, 31, seed=5)]
+    longer = [state for _, state in animator.frames(asked.portrait, asked.signals, 31, seed=5)]
     shapes = {str(jax.tree.map(np.shape, state.carry)) for state in [*longer, *whole.states]}
     assert len(longer) == 8 and len(shapes) == 1
     assert {len(indices) for indices in asked.requests} == {6}, "a chunk of two windows covers six frames"
@@ -163,14 +163,14 @@ def test_settings_are_those_of_the_system_unless_given():
 
 def test_pictures_of_another_size_are_an_error_with_both_sizes(animator, asked):
     with pytest.raises(ShapeError, match="portrait is 30×32, the system needs 32×32"):
-        next(animator.frames(asked.portrait[:, :30], asked.drawing, 3))
+        next(animator.frames(asked.portrait[:, :30], asked.signals, 3))
     with pytest.raises(ShapeError, match="control image is 32×30"):
-        next(animator.frames(asked.portrait, lambda indices: asked.pictures[indices, :30], 3))
+        next(animator.frames(asked.portrait, drawn(lambda indices: asked.pictures[indices, :30]), 3))
 
 
 def test_settings_that_cannot_work_are_named(animator, asked):
     def first(count=8, **settings):
-        next(Animator(animator.system, animator.params, **settings).frames(asked.portrait, asked.drawing, count))
+        next(Animator(animator.system, animator.params, **settings).frames(asked.portrait, asked.signals, count))
 
     with pytest.raises(ConfigError, match="no frame"):
         first(count=0)
@@ -195,8 +195,8 @@ def faces(count: int) -> np.ndarray:
 
 def test_control_images_show_the_asked_frames_in_the_systems_style():
     system, points = tiny.make_system(), faces(6)
-    drawn = control_drawing(points, system)(np.array([4, 0, 4]))
-    for image, i in zip(drawn, (4, 0, 4), strict=True):
+    images = control_drawing(points, system)(np.array([4, 0, 4]))
+    for image, i in zip(images, (4, 0, 4), strict=True):
         np.testing.assert_array_equal(image, draw_landmarks(points[i], 32, 32, style=system.drawing_style))
 
 
@@ -209,9 +209,9 @@ def test_only_the_asked_frames_are_moved_onto_the_portraits_face():
         asked.append(len(driving))
         return alignment(driving)
 
-    drawn = control_drawing(points, system, counted)(np.array([7, 2, 2]))
+    images = control_drawing(points, system, counted)(np.array([7, 2, 2]))
     assert asked == [3]
-    for image, i in zip(drawn, (7, 2, 2), strict=True):
+    for image, i in zip(images, (7, 2, 2), strict=True):
         np.testing.assert_array_equal(image, draw_landmarks(alignment(points)[i], 32, 32, style=system.drawing_style))
 
 
@@ -224,6 +224,6 @@ def test_a_clip_is_animated_by_landmarks_moved_onto_the_portraits_face(animator,
     )
     assert moved.shape == plain.shape == (5, 32, 32, 3)
     assert (moved != plain).any(), "alignment has no effect"
-    drawing = control_drawing(points, animator.system)
-    expected = [frames for frames, _ in animator.frames(asked.portrait, drawing, 5)]
+    signals = drawn(control_drawing(points, animator.system))
+    expected = [frames for frames, _ in animator.frames(asked.portrait, signals, 5)]
     np.testing.assert_array_equal(plain, np.concatenate(expected))

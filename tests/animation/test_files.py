@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from portrait_jax.animation import Animator, files
-from portrait_jax.animation.animator import control_drawing
 from portrait_jax.animation.files import animate_files
+from portrait_jax.animation.landmarks import control_drawing, drawn
 from portrait_jax.animation.portrait import load_portrait
 from portrait_jax.errors import AudioError, InputFileError, NoFaceError, PortraitError, VideoError
 from portrait_jax.face.alignment import Alignment, load_landmarks
@@ -29,6 +29,7 @@ import os, signal, sys
 from pathlib import Path
 from portrait_jax.animation import Animator
 from portrait_jax.animation.files import animate_files
+from portrait_jax.animation.landmarks import control_drawing, drawn
 from portrait_jax.media.video import VideoWriter
 from tests import tiny
 from tests.animation import scene
@@ -88,8 +89,8 @@ def test_video_sheet_and_settings_are_there_and_nothing_else(done):
 def test_the_video_shows_the_frames_of_the_animator(done, animator):
     portrait = load_portrait(done.job.portrait, 32, landmarks=done.job.portrait_landmarks)
     driving = load_landmarks(done.job.driving).landmarks
-    drawing = control_drawing(driving, animator.system, Alignment.of(driving, portrait.landmarks))
-    expected = np.concatenate([part for part, _ in animator.frames(portrait.image, drawing, scene.FRAMES)])
+    signals = drawn(control_drawing(driving, animator.system, Alignment.of(driving, portrait.landmarks)))
+    expected = np.concatenate([part for part, _ in animator.frames(portrait.image, signals, scene.FRAMES)])
     shown = read_video(done.job.output).astype(float)
     distance = np.abs(shown[:, None] - expected[None].astype(float)).mean(axis=(2, 3, 4))
     assert distance.argmin(axis=1).tolist() == list(range(scene.FRAMES)), "frames are lost or out of order"

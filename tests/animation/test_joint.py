@@ -9,6 +9,7 @@ import pytest
 
 from portrait_jax.animation import Animator, joint
 from portrait_jax.animation.files import animate_files
+from portrait_jax.animation.landmarks import drawn
 from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.diffusion.solvers import make_solver
 from portrait_jax.errors import ConfigError
@@ -54,7 +55,7 @@ def pictures() -> np.ndarray:
 
 
 def run(animator, pictures, count=FRAMES, **options):
-    return list(animator.frames(pictures[-1], lambda indices: pictures[indices], count, seed=3, **options))
+    return list(animator.frames(pictures[-1], drawn(lambda indices: pictures[indices]), count, seed=3, **options))
 
 
 def joined(chunks) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.animation import Animator
+from portrait_jax.animation.landmarks import drawn
 from portrait_jax.errors import ConfigError
 from tests import tiny
 
@@ -31,7 +32,7 @@ def animator() -> Animator:
 
 @pytest.fixture(scope="module")
 def parts(animator):
-    return list(animator.frames(PORTRAIT, CONTROL.__getitem__, FRAMES, seed=3))
+    return list(animator.frames(PORTRAIT, drawn(CONTROL.__getitem__), FRAMES, seed=3))
 
 
 def test_every_frame_comes_out_and_keyframes_wait_for_what_lies_between(animator, parts):
@@ -46,7 +47,7 @@ def test_every_frame_comes_out_and_keyframes_wait_for_what_lies_between(animator
 @pytest.mark.parametrize("after", [0, 2])
 def test_going_on_after_an_interruption_gives_the_same_frames(animator, parts, after):
     position = parts[after][1]
-    rest = list(animator.frames(PORTRAIT, CONTROL.__getitem__, FRAMES, seed=3, start=position))
+    rest = list(animator.frames(PORTRAIT, drawn(CONTROL.__getitem__), FRAMES, seed=3, start=position))
     for (again, _), (frames, _) in zip(rest, parts[after + 1 :], strict=True):
         np.testing.assert_array_equal(again, frames)
 

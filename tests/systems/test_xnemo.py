@@ -10,39 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import xnemo
 from portrait_jax.errors import ConfigError
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.systems.xnemo import XNemo
 from tests.tiny import make_params
-
-SIZE, FACE = 16, 16
+from tests.tiny_xnemo import FACE, SIZE, make_system
 
 
 @functools.cache
 def system() -> XNemo:
-    """The release's config with small numbers and a decoder that works frame by frame."""
-    config = xnemo.get_config()
-    with config.unlocked():
-        config.model.image_size = SIZE
-        config.model.temporal_decoder = False
-        config.model.autoencoder.update(
-            {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_groups": 4, "mid_attention": False}
-        )
-        config.model.denoiser.update(
-            {"block_out_channels": (8, 8), "attention_levels": (True, False), "layers_per_block": 1, "num_heads": 2,
-             "context_dim": 8, "norm_groups": 4}
-        )  # fmt: skip
-        config.model.temporal.update({"num_heads": 2, "max_length": 4, "norm_groups": 4, "attentions": 1})
-        config.model.motion.update({"num_heads": 2, "norm_groups": 4, "attentions": 1})
-        config.model.motion_encoder.update(
-            {"image_size": FACE, "channels": (8, 8, 8), "depth": 1, "attention_dim": 32, "attention_heads": 2,
-             "heatmaps": 4, "latent_dim": 8, "tokens": 2, "box_dim": 4, "norm_groups": 4}
-        )  # fmt: skip
-        config.model.image_encoder.update(
-            {"hidden": 8, "layers": 1, "heads": 2, "mlp": 8, "patch": 8, "image_size": 16, "projection": 8}
-        )
-    return XNemo.from_config(config)
+    """The release's config with small numbers."""
+    return make_system()
 
 
 @functools.cache
@@ -99,6 +77,19 @@ def test_a_video_longer_than_a_window_is_sampled_and_decoded():
 
     video = run(params(), branches())
     assert video.shape == (1, 4, SIZE, SIZE, 3) and np.isfinite(video).all()
+
+
+def test_latents_drive_as_the_faces_that_they_were_made_from():
+    still = branches()["cond"]
+    faces, own = picture(1, 2, FACE, FACE), picture(1, FACE, FACE, seed=1)
+
+    @jax.jit
+    def encode(params, faces, own):
+        latents = system().encode_motion(params, faces)
+        return system().encode_driving(params, still, {"motion": latents, "reference_face": own})
+
+    for name, branch in encode(params(), faces, own).items():
+        np.testing.assert_allclose(branch.motion, branches()[name].motion, atol=1e-5)
 
 
 def test_control_drawings_are_no_driving_faces():
