@@ -12,15 +12,12 @@ import numpy as np
 
 from portrait_jax.errors import ShapeError
 from portrait_jax.face.crops import face_box
+from portrait_jax.face.topology import DETECTED, LOWER
 from portrait_jax.media.image import resize
 from portrait_jax.typing import Float, Image, UInt8
 
 SCALE, MARGIN, SMOOTHING = 1.1, 0.5, 5.0
 """Of the square for motion; added on each side of the reference's box; frames (sigma) of the centre's smoothing."""
-
-DETECTED, LOWER = 0.92, 0.055
-"""BlazeFace's square relative to the longer side of MediaPipe's face oval, and how far below the oval's middle its own lies:
-medians over 36 pictures of eleven people, whose deviations are 0.02."""
 
 Box = Float[np.ndarray, "4"]
 

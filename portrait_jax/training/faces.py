@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
+from portrait_jax.face.topology import DETECTED, LOWER, OVAL, index
 from portrait_jax.training.augment import STILL, AugmentConfig, Boxes, augment
 from portrait_jax.typing import Array, Float, PRNGKeyArray
 
@@ -17,9 +18,12 @@ Batch = Mapping[str, Array]
 
 
 def face_boxes(landmarks_px: Float[Array, "*n 478 3"]) -> Float[Array, "*n 4"]:
-    """(left, top, right, bottom) of all landmarks: the face's box where no detector gave one."""
-    points = landmarks_px[..., :2]
-    return jnp.concatenate([points.min(-2), points.max(-2)], axis=-1)
+    """`face.boxes.detector_box` of a batch, without its rounding: (left, top, right, bottom) around each face."""
+    oval = landmarks_px[..., index(OVAL), :2]
+    low, high = oval.min(-2), oval.max(-2)
+    longer = (high - low).max(-1, keepdims=True)
+    middle, half = (low + high) / 2 + longer * jnp.array([0.0, LOWER]), DETECTED * longer / 2
+    return jnp.concatenate([middle - half, middle + half], axis=-1)
 
 
 def triplets(boxes_px: Boxes, references_px: Float[Array, "b 4"]) -> Float[Array, "b f 3"]:
