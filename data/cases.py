@@ -47,13 +47,15 @@ def make_case(name: str, person: int, driver: int, performance: synthetic.Perfor
     portrait = synthetic.render(somebody, place, neutral, size)
     perform = partial(synthetic.render_clip, performance=performance, size=size)
     truth = perform(somebody)
+    driving = truth if person == driver else perform(other)
     return Case(
         name=name,
         portrait=portrait.image,
         reference_landmarks=portrait.landmarks,
-        driving_landmarks=truth["landmarks"] if person == driver else perform(other)["landmarks"],
+        driving_landmarks=driving["landmarks"],
         truth=truth["frames"],
         truth_landmarks=truth["landmarks"],
+        driving_frames=driving["frames"],
     )
 
 

@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from launch import cli
+from launch.priors import load_extension
 from portrait_jax import systems
 from portrait_jax.animation import Animator
 from portrait_jax.animation.files import Job, animate_files
@@ -49,6 +50,11 @@ ROTATION = flags.DEFINE_enum(
 LANDMARKER = flags.DEFINE_string(
     "face_landmarker", None, "MediaPipe's face_landmarker.task; default: see docs/animate.md."
 )
+EXTEND = flags.DEFINE_float(
+    "extend", None, "Seconds by which a motion prior goes on after the driver's end (systems driven by faces)."
+)
+PRIOR = flags.DEFINE_string("prior", None, "The motion prior: a .safetensors file or a training's workdir.")
+EMOTION = flags.DEFINE_integer("emotion", None, "Label of the feeling in which the prior goes on.", lower_bound=0)
 RESUME = flags.DEFINE_bool("resume", False, "Go on with an interrupted run.")
 
 NEEDED = (PORTRAIT, DRIVING, OUTPUT)
@@ -62,6 +68,7 @@ def main() -> None:
     config = CONFIG.value
     system = systems.build_system(config)
     params = load_system_params(system, CHECKPOINT.value)
+    extension = load_extension(PRIOR.value, EXTEND.value, EMOTION.value)
     job = Job(
         portrait=Path(PORTRAIT.value),
         driving=Path(DRIVING.value),
@@ -79,10 +86,11 @@ def main() -> None:
         "config": json.loads(config.to_json_best_effort()),
         "checkpoint": identify(CHECKPOINT.value or EMBEDDED[system.name]),
     }
+    if PRIOR.value:
+        about["prior"] = identify(PRIOR.value)
+    animator = Animator(system, params, STEPS.value, GUIDANCE.value)
     with Bars() as bars:
-        record = animate_files(
-            Animator(system, params, STEPS.value, GUIDANCE.value), job, about=about, report=bars.report
-        )
+        record = animate_files(animator, job, extension=extension, about=about, report=bars.report)
     print(
         f"{job.output}: {record['frames']} frames at {record['fps']:g} fps; contact sheet {job.sheet}, settings {job.record}"
     )

@@ -6,7 +6,8 @@ Test people of the procedural portraits (their seeds are disjoint from the train
 portrait, once by their own motion ("same identity") and once by another test person's ("cross identity"); the truth
 is the portrait's person rendered with the driver's performance. Each metric stands beside two baselines, the still
 portrait and the untrained system (with the trained autoencoder), and beside the truth itself, which shows the probe's
-own error. Writes metrics.json, table.md and comparison.png into OUTPUT.
+own error. A system that sees the driver's pictures also stands beside itself driven by these in random order. Writes
+metrics.json, table.md and comparison.png into OUTPUT.
 
 With --manifest FILE the cases are those of a benchmark such as EmojiBench, with --analysis long_video long videos are made
 by every strategy and compared: docs/evaluation.md.
@@ -35,7 +36,7 @@ from portrait_jax.media.image import write_image
 from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.metrics import report
 from portrait_jax.metrics.detector import DEFAULT_WEIGHTS, Detector
-from portrait_jax.metrics.suite import BASELINES, Case, Method, Table, evaluate
+from portrait_jax.metrics.suite import BASELINES, Case, Method, Table, evaluate, shuffled
 from portrait_jax.progress import Bars
 from portrait_jax.systems.loading import EMBEDDED, load_system_params
 from portrait_jax.systems.system import System
@@ -116,6 +117,9 @@ def people(
         "untrained": animator(system, {**fresh, "autoencoder": trained["autoencoder"]}),
         **BASELINES,
     }
+    if system.driven_by != "landmarks":
+        # Pictures of a driver show more than its motion: the control says how much can be scored without any.
+        methods["shuffled driver"] = shuffled(methods["trained"], SEED.value)
     settled = functools.partial(evaluation_cases, IDENTITIES.value, frames, system.image_size, SEED.value)
     groups = {"same identity": settled(cross=False), "cross identity": settled(cross=True)}
     table, sheet = run(methods, groups, detector)
@@ -131,8 +135,8 @@ def animator(system: Any, params: Params) -> Method:
     compiled = Animator(system, params, STEPS.value, GUIDANCE.value)
 
     def animate(case: Case) -> np.ndarray:
-        landmarks = case.reference_landmarks, case.driving_landmarks
-        return animate_clip(system, params, case.portrait, *landmarks, seed=SEED.value, animator=compiled)
+        given = case.portrait, case.reference_landmarks, case.driving_landmarks, case.driving_frames
+        return animate_clip(system, params, *given, seed=SEED.value, animator=compiled)
 
     return animate
 

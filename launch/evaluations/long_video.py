@@ -73,8 +73,8 @@ def by_strategy(animator: Animator, name: str) -> Animator:
 
 def animate(animator: Animator, case: Case, seed: int) -> Video:
     """The whole video of one case."""
-    points = case.reference_landmarks, case.driving_landmarks
-    return animate_clip(animator.system, animator.params, case.portrait, *points, seed=seed, animator=animator)
+    given = case.portrait, case.reference_landmarks, case.driving_landmarks, case.driving_frames
+    return animate_clip(animator.system, animator.params, *given, seed=seed, animator=animator)
 
 
 def judged(animator: Animator, case: Case, video: Video, probe: Detector) -> Scores:

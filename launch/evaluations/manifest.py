@@ -54,6 +54,7 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
         size=animator.system.image_size,
         detector=lambda: FaceDetector(options.landmarker),
         frames=options.frames,
+        pictures=animator.system.driven_by != "landmarks",
     )
     rows: list[list[np.ndarray]] = []
     labels: list[str] = []
@@ -64,10 +65,8 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
             labels.append(f"{case.group}: {case.name}")
 
     def animate(case: bench.Case) -> Video:
-        points = case.reference_landmarks, case.driving_landmarks
-        return animate_clip(
-            animator.system, animator.params, case.portrait, *points, seed=options.seed, animator=animator
-        )
+        given = case.portrait, case.reference_landmarks, case.driving_landmarks, case.driving_frames
+        return animate_clip(animator.system, animator.params, *given, seed=options.seed, animator=animator)
 
     judge, close = make_judge(options)
     try:

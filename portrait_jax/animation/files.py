@@ -18,6 +18,7 @@ from portrait_jax import __version__
 from portrait_jax.animation import parts
 from portrait_jax.animation.animator import Animator
 from portrait_jax.animation.drivers import driver_of
+from portrait_jax.animation.extension import Extension, extended
 from portrait_jax.animation.portrait import Portrait, is_by_hand, load_portrait
 from portrait_jax.animation.signals import Drive, Report, Request, silent
 from portrait_jax.errors import InputFileError, PortraitError
@@ -63,11 +64,17 @@ class Job:
 
 
 def animate_files(
-    animator: Animator, job: Job, *, about: Mapping[str, Any] | None = None, report: Report = silent
+    animator: Animator,
+    job: Job,
+    *,
+    extension: Extension | None = None,
+    about: Mapping[str, Any] | None = None,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """Writes the video, and beside it a contact sheet (`.png`) and all settings (`.json`).
 
     Args:
+        extension: how the video goes on after the driver's end.
         about: what else to record, such as the config and what the weights are (`training.params.identify`); a resumed run
             must have the same.
         report: told about progress.
@@ -79,15 +86,19 @@ def animate_files(
         PortraitError: for every unusable input; nothing but the folder of finished segments is left behind.
     """
     _check_output(job)
+    if extension is not None:
+        extension.check(animator.system)
     # Whatever can be wrong with the inputs should show before hours of work, not after them.
     portrait = _portrait(job, animator)
     sound = driver_of(animator.system).sound(job.driving) if job.audio is None else job.audio
     if job.audio is not None:
         check_audible(read_blocks(job.audio), source=job.audio)
     settings = _settings(job, animator, about or {})
+    if extension is not None:
+        settings["extension"] = extension.settings
     parts.open_parts(job.parts, settings, resume=job.resume)
     try:
-        return _animate(animator, job, portrait, sound, settings, report)
+        return _animate(animator, job, portrait, sound, extension, settings, report)
     except PortraitError:
         if not parts.segments(job.parts):
             shutil.rmtree(job.parts, ignore_errors=True)
@@ -95,12 +106,22 @@ def animate_files(
 
 
 def _animate(
-    animator: Animator, job: Job, portrait: Portrait, sound: Path | None, settings: dict[str, Any], report: Report
+    animator: Animator,
+    job: Job,
+    portrait: Portrait,
+    sound: Path | None,
+    extension: Extension | None,
+    settings: dict[str, Any],
+    report: Report,
 ) -> dict[str, Any]:
     drive = driver_of(animator.system).load(_request(animator, job, portrait, report))
     if sound is not None and sound != job.audio:
         # Decoded to its end once, after the pictures, which say more clearly what is wrong with a truncated file.
         deque(read_blocks(sound), maxlen=0)
+    if extension is not None:
+        drive = extended(
+            drive, animator.system, animator.params, extension, seed=job.seed, cache=job.parts, report=report
+        )
     kept = _sample(animator, job, portrait, drive, report)
     concat_segments(parts.segments(job.parts), job.output, sound, fps=drive.fps)
     write_image(job.sheet, _sheet(portrait, drive, kept))

@@ -76,6 +76,7 @@ class Case:
         target: where the landmarks of the result should be, in pixels of `SIDE`×`SIDE`: the driver's own (self), or the
             driver's motion on the portrait's face (cross).
         truth: frames at `SIDE` pixels, or None where nobody knows them.
+        driving_frames: the driver's pictures, in whose pixels its landmarks are; None where they were not asked for or stored.
     """
 
     name: str
@@ -85,25 +86,28 @@ class Case:
     driving_landmarks: Float[np.ndarray, "f 478 3"]
     target: Float[np.ndarray, "f 478 3"]
     truth: UInt8[np.ndarray, "f H W 3"] | None
+    driving_frames: Video | None = None
 
 
-def load_case(triple: Triple, size: int, detector: Callable[[], FaceDetector], frames: int = FRAMES) -> Case:
-    """Reads a triple's files; memory holds its frames at `SIDE` pixels, however large they are.
+def load_case(
+    triple: Triple, size: int, detector: Callable[[], FaceDetector], frames: int = FRAMES, pictures: bool = False
+) -> Case:
+    """Reads a triple's files; memory holds its frames at `SIDE` pixels, however large they are, unless `pictures` are asked for.
 
     Args:
         size: the system's.
         detector: opens a face detector; called only where landmarks are not stored.
         frames: at most as many are used.
+        pictures: whether the driver's frames are kept: at `size` pixels (self), or as they are (cross).
 
     Raises:
         PortraitError: for unreadable files, faces that are not found, or landmarks of another video.
     """
-    return _self_case(triple, size, detector, frames) if triple.portrait is None else _cross_case(
-        triple, size, detector, frames
-    )  # fmt: skip
+    load = _self_case if triple.portrait is None else _cross_case
+    return load(triple, size, detector, frames, pictures)
 
 
-def _self_case(triple: Triple, size: int, detector: Callable[[], FaceDetector], frames: int) -> Case:
+def _self_case(triple: Triple, size: int, detector: Callable[[], FaceDetector], frames: int, pictures: bool) -> Case:
     """The first frame is the portrait; the frames after it drive and are the truth, all in the portrait's crop."""
     stream = islice(read_frames(triple.driving), frames + 1)
     first = next(stream)
@@ -116,10 +120,13 @@ def _self_case(triple: Triple, size: int, detector: Callable[[], FaceDetector], 
     whole = first.shape[:2] == (size, size)
     crop = Crop(0, 0, size) if whole else square_crop(face_box(points), MARGIN, first.shape[:2], LIFT)
     truth: list[np.ndarray] = []
+    driving: list[np.ndarray] = []
 
     def watched() -> Iterator[Image]:
         for frame in chain([first], stream):
             truth.append(crop.apply(frame, SIDE))
+            if pictures:
+                driving.append(crop.apply(frame, size))
             yield frame
 
     landmarks = _found(watched(), stored, triple, detector)
@@ -129,24 +136,38 @@ def _self_case(triple: Triple, size: int, detector: Callable[[], FaceDetector], 
         )
     moved = crop.apply_landmarks(landmarks[: len(truth)], size)
     target = (moved[1:] * (SIDE / size)).astype(np.float32)
-    return Case(triple.name, triple.group, crop.apply(first, size), moved[0], moved[1:], target, np.stack(truth[1:]))
+    return Case(
+        triple.name, triple.group, crop.apply(first, size), moved[0], moved[1:], target, np.stack(truth[1:]),
+        np.stack(driving[1:]) if pictures else None,
+    )  # fmt: skip
 
 
-def _cross_case(triple: Triple, size: int, detector: Callable[[], FaceDetector], frames: int) -> Case:
+def _cross_case(triple: Triple, size: int, detector: Callable[[], FaceDetector], frames: int, pictures: bool) -> Case:
     assert triple.portrait is not None
     if triple.portrait_landmarks is None:
         with detector() as found:
             portrait = load_portrait(triple.portrait, size, detector=found)
     else:
         portrait = load_portrait(triple.portrait, size, landmarks=triple.portrait_landmarks)
+    shown: list[np.ndarray] = []
+
+    def watched(stream: Iterator[Image]) -> Iterator[Image]:
+        for frame in stream:
+            if pictures:
+                shown.append(frame)
+            yield frame
+
     if triple.driving.suffix.lower() == ".npz":
         driving = load_landmarks(triple.driving).landmarks[:frames]
     else:
         stream = islice(read_frames(triple.driving), frames)
         first = next(stream)
-        driving = _found(chain([first], stream), _stored(triple, first.shape[:2]), triple, detector)[:frames]
+        driving = _found(watched(chain([first], stream)), _stored(triple, first.shape[:2]), triple, detector)[:frames]
     target = Alignment.of(driving, portrait.landmarks)(driving) * np.float32(SIDE / size)
-    return Case(triple.name, triple.group, portrait.image, portrait.landmarks, driving, target, None)
+    return Case(
+        triple.name, triple.group, portrait.image, portrait.landmarks, driving, target, None,
+        np.stack(shown) if shown else None,
+    )  # fmt: skip
 
 
 def _stored(triple: Triple, shape: tuple[int, ...]) -> Landmarks | None:

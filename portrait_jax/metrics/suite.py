@@ -8,7 +8,7 @@ the probe's own error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,8 @@ class Case:
     truth: UInt8[np.ndarray, "f h w 3"]
     """The portrait's person doing what the driver does."""
     truth_landmarks: Float[np.ndarray, "f 478 3"]
+    driving_frames: UInt8[np.ndarray, "f H W 3"] | None = None
+    """The driver's pictures, which systems that are driven by faces see."""
 
 
 Method = Callable[[Case], UInt8[np.ndarray, "f h w 3"]]
@@ -77,6 +79,22 @@ def still_reference(case: Case) -> UInt8[np.ndarray, "f h w 3"]:
 def truth(case: Case) -> UInt8[np.ndarray, "f h w 3"]:
     """No method: what the suite says of the exact answer."""
     return case.truth
+
+
+def shuffled(method: Method, seed: int = 0) -> Method:
+    """Control: the method driven by the driver's frames in random order; the truth stays as it is.
+
+    What it scores needs no following: being the right person somewhere near the driver's usual pose and expression. The first frame
+    stays the first, since motion may be counted from it.
+    """
+
+    def run(case: Case) -> UInt8[np.ndarray, "f h w 3"]:
+        rest = 1 + np.random.default_rng(seed).permutation(len(case.truth) - 1)
+        order = np.concatenate([[0], rest])
+        frames = None if case.driving_frames is None else case.driving_frames[order]
+        return method(replace(case, driving_landmarks=case.driving_landmarks[order], driving_frames=frames))
+
+    return run
 
 
 BASELINES: Mapping[str, Method] = {"truth": truth, "still reference": still_reference}

@@ -15,7 +15,7 @@ from portrait_jax.media.image import read_image
 from portrait_jax.metrics.detector import DEFAULT_WEIGHTS, Detector
 from portrait_jax.metrics.suite import BASELINES, METRICS, evaluate
 from portrait_jax.training.params import save_params
-from tests import tiny
+from tests import tiny, tiny_xnemo
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +28,19 @@ def test_same_identity_is_driven_by_its_own_landmarks(both):
     case = both["same"][0]
     assert case.truth.shape == (8, 64, 64, 3) and case.portrait.shape == (64, 64, 3)
     np.testing.assert_array_equal(case.driving_landmarks, case.truth_landmarks)
+    np.testing.assert_array_equal(case.driving_frames, case.truth)
 
 
 def test_cross_identity_has_the_same_answer_but_another_driver(both):
     same, cross = both["same"][0], both["cross"][0]
     np.testing.assert_array_equal(same.truth, cross.truth)
     np.testing.assert_array_equal(same.portrait, cross.portrait)
+    driver = Detector.load().detect(cross.driving_frames).attributes.mean(axis=0)
+    own = Detector.load().detect(cross.truth).attributes.mean(axis=0)
+    assert cross.driving_frames.shape == cross.truth.shape
+    assert driver @ own < 0.8 * np.linalg.norm(driver) * np.linalg.norm(own), (
+        "the driver's pictures show the portrait's person"
+    )
     assert np.abs(cross.driving_landmarks - cross.truth_landmarks)[:, :468, :2].max() > 1.0
 
 
@@ -132,3 +139,19 @@ def test_the_report_says_what_it_was_made_with(evaluated):
 def test_the_comparison_shows_each_method_of_each_group(evaluated):
     sheet = read_image(evaluated[0] / "out/report/comparison.png")
     assert sheet.shape[0] >= 8 * tiny.SIZE and sheet.shape[1] >= 6 * tiny.SIZE and sheet.std() > 10
+
+
+@pytest.mark.slow
+def test_a_system_that_sees_the_driver_is_compared_with_a_shuffled_one(tmp_path, root):
+    save_params(tmp_path / "tiny.safetensors", tiny.make_params(tiny_xnemo.make_system()), {"config": {}})
+    arguments = {"config": root / "tests" / "tiny_xnemo.py", "checkpoint": "tiny.safetensors", "output": "out"}
+    arguments |= {"identities": 1, "frames": 8, "steps": 1, "guidance": 1, "config.model.image_size": 64}
+    arguments |= {"config.sampling.alignment": "none"}
+    command = [sys.executable, "-m", "launch.evaluate", *(f"--{name}={value}" for name, value in arguments.items())]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out/metrics.json").read_text())["metrics"]
+    for methods in found.values():
+        assert methods.keys() == {"trained", "untrained", "truth", "still reference", "shuffled driver"}
+        assert methods["trained"]["l1"] != methods["shuffled driver"]["l1"]

@@ -60,6 +60,18 @@ def test_cross_reenactment_is_aimed_at_the_drivers_motion_on_the_portraits_face(
     np.testing.assert_allclose(moved, asked, atol=0.05 * np.abs(asked).max() + 0.5)
 
 
+def test_the_drivers_pictures_are_kept_where_they_are_asked_for(benchmark, cases):
+    first, second = benchmark[2]
+    filmed = replace(second, driving=first.driving, landmarks=first.landmarks)
+    own, cross = (load_case(triple, SIZE, no_detector, pictures=True) for triple in (first, filmed))
+    assert (
+        cases[0].driving_frames is None and load_case(second, SIZE, no_detector, pictures=True).driving_frames is None
+    )
+    for case in (own, cross):
+        assert len(case.driving_frames) == len(case.driving_landmarks) and case.driving_frames.std() > 10
+    assert own.driving_frames.shape[1:3] == (SIZE, SIZE)
+
+
 def test_no_more_frames_than_asked_are_read(benchmark):
     own, cross = (load_case(triple, SIZE, no_detector, frames=3) for triple in benchmark[2])
     assert len(own.driving_landmarks) == len(own.truth) == 3 and len(cross.driving_landmarks) == 3

@@ -1,9 +1,12 @@
 """The suite with fake methods and a detector that reads the answer from one pixel."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from portrait_jax.errors import ShapeError
+from portrait_jax.metrics import suite
 from portrait_jax.metrics.detector import Detection, Detector
 from portrait_jax.metrics.points import POINTS
 from portrait_jax.metrics.suite import BASELINES, METRICS, MOTION_METRICS, Case, evaluate, identity, l1_moving, measure
@@ -118,3 +121,25 @@ def test_a_result_of_another_length_is_refused_with_both_shapes():
     seen = reader.detect(one.truth)
     with pytest.raises(ShapeError, match=r"\(39, .*\(40, "):
         measure(one.truth[:-1], one, seen, seen)
+
+
+def test_the_shuffled_control_sees_every_frame_of_the_driver_once_in_another_order_and_starts_alike():
+    seen, number = [], np.arange(FRAMES)
+    landmarks = np.broadcast_to(number[:, None, None].astype(np.float32), (FRAMES, 478, 3))
+    frames = np.broadcast_to(number[:, None, None, None].astype(np.uint8), (FRAMES, SIZE, SIZE, 3))
+    one = replace(case(), driving_landmarks=landmarks, driving_frames=frames)
+    suite.shuffled(lambda given: seen.append(given) or given.truth, seed=1)(one)
+    (given,) = seen
+    order = given.driving_frames[:, 0, 0, 0].tolist()
+    assert order == given.driving_landmarks[:, 0, 0].tolist()
+    assert order[0] == 0 and sorted(order) == list(range(FRAMES)) != order
+    assert given.truth is one.truth and given.portrait is one.portrait
+
+
+def test_a_method_that_copies_its_driver_loses_to_itself_when_the_driver_is_shuffled():
+    def copy(given):
+        return given.driving_frames
+
+    one = replace(case(), driving_frames=case().truth)
+    table = evaluate({"own": copy, "control": suite.shuffled(copy)}, {"a": [one]}, PixelReader())["a"]
+    assert table["own"]["mouth"] > 0.99 and abs(table["control"]["mouth"]) < 0.35
