@@ -1,0 +1,78 @@
+"""Real people drive by their faces: crops that hold the face, from file to file. The network is tiny and random."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from portrait_jax.animation import Animator, load_portrait
+from portrait_jax.animation.faces import reference_face
+from portrait_jax.animation.files import Job, animate_files
+from portrait_jax.errors import NoFaceError
+from portrait_jax.face.boxes import centre, detector_box, sides
+from portrait_jax.face.detector import FaceDetector
+from portrait_jax.media.image import read_image
+from portrait_jax.media.video import VideoWriter, probe, read_frames, read_video
+from tests import tiny, tiny_xnemo
+
+PORTRAITS = ("frontal.png", "girl_campfire.jpg", "older_man_beach.jpg")
+FACE = 224
+"""The published side of face crops."""
+
+
+@pytest.fixture(scope="module")
+def animator() -> Animator:
+    system = tiny_xnemo.make_system()
+    return Animator(system, tiny.make_params(system))
+
+
+def animate(animator, portrait, driving, output, face_landmarker_path, **changes) -> Job:
+    job = Job(portrait, driving, output, landmarker=face_landmarker_path, **changes)
+    record = animate_files(animator, job)
+    info = probe(output)
+    assert (info.width, info.frames) == (tiny_xnemo.SIZE, record["frames"])
+    assert info.has_audio == probe(driving).has_audio and info.fps == pytest.approx(record["fps"])
+    assert read_image(job.sheet).std() > 10 and not job.parts.exists()
+    return job
+
+
+def test_a_real_portrait_follows_a_real_driver_from_file_to_file(animator, samples_dir, face_landmarker_path, tmp_path):
+    short = tmp_path / "driving.mp4"
+    with VideoWriter(short, 12.5) as writer:
+        for frame in islice(read_frames(samples_dir / "driving" / "clip_d6.mp4", 12.5), 16, 21):
+            writer.write(frame)
+    job = animate(
+        animator, samples_dir / "portraits" / PORTRAITS[0], short, tmp_path / "out.mp4", face_landmarker_path
+    )
+    assert len(read_video(job.output)) == 5
+
+
+@pytest.mark.parametrize("name", PORTRAITS)
+def test_the_release_frames_portraits_by_twice_the_faces_box(samples_dir, face_landmarker_path, name):
+    with FaceDetector(face_landmarker_path) as detector:
+        portrait = load_portrait(samples_dir / "portraits" / name, 256, detector=detector, framing="box")
+        again = detector.detect(portrait.image).landmarks_px
+        face = reference_face(portrait, FACE)
+        seen = detector.detect(face).landmarks_px
+    box = detector_box(portrait.landmarks)
+    assert max(sides(box)) / 256 == pytest.approx(0.5, abs=0.03)
+    # The landmarks were moved with the picture.
+    assert np.abs(again - portrait.landmarks)[:, :2].mean() < 0.02 * max(sides(box))
+    whole = detector_box(seen)
+    assert face.shape == (FACE, FACE, 3) and max(sides(whole)) / FACE == pytest.approx(1 / 1.1, abs=0.08)
+    assert np.abs(centre(whole) / FACE - 0.5).max() < 0.08
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(9))
+def test_every_sample_drives_every_portrait(animator, samples_dir, face_landmarker_path, tmp_path, number):
+    driving = sorted((samples_dir / "driving").iterdir())[number]
+    try:
+        animate(
+            animator, samples_dir / "portraits" / PORTRAITS[number % 3], driving, tmp_path / "out.mp4",
+            face_landmarker_path, fps=12.5, face="largest",
+        )  # fmt: skip
+    except NoFaceError as error:
+        pytest.fail(f"{driving.name}: {error}")
