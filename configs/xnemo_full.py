@@ -66,8 +66,6 @@ def base() -> ConfigDict:
                 "strategy": "shifted",
                 "window": 24,
                 "overlap": 4,
-                "framing": "box",
-                "alignment": "in_place",  # The script overwrites all displacements; "none" is the paper's.
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},
         }
@@ -112,7 +110,8 @@ def model() -> ConfigDict:
 
 
 def released(config: ConfigDict) -> None:
-    """The release has no training."""
+    """The release has no training; its script frames portraits so, and overwrites how far faces moved."""
+    config.sampling.update({"framing": "box", "alignment": "in_place"})
 
 
 def stage1(config: ConfigDict) -> None:

@@ -36,7 +36,7 @@ def get_config(name: str = "released") -> ConfigDict:
         config.model.image_encoder.update(
             {"hidden": 8, "layers": 1, "heads": 2, "mlp": 8, "patch": 8, "image_size": 16, "projection": 8}
         )
-        config.sampling.update({"steps": 2, "window": 3, "overlap": 1, "windows_per_chunk": 2})
+        config.sampling.update({"steps": 2, "strategy": "overlap", "window": 3, "overlap": 1, "windows_per_chunk": 2})
     return config
 
 

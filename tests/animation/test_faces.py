@@ -18,6 +18,7 @@ from portrait_jax.face.boxes import detector_box, motion_crop, motion_track, sca
 from portrait_jax.face.crops import face_box
 from portrait_jax.media.image import read_image
 from portrait_jax.media.video import probe, read_video
+from portrait_jax.training.faces import face_boxes
 from tests import tiny, tiny_xnemo
 from tests.animation import scene
 from tests.animation.test_files import interrupted, names, resumed
@@ -55,6 +56,12 @@ def test_the_detectors_box_lies_around_the_middle_of_the_face(clip):
     longer = (oval[:, 2:] - oval[:, :2]).max(axis=1)
     assert (np.abs(side / longer - 0.92) < 2 / longer).all()
     assert detector_box(clip["landmarks"] - 100).min() == 0
+
+
+def test_what_is_cut_out_is_what_is_cut_out_in_training(clip):
+    points = clip["landmarks"]
+    found = detector_box(points)
+    np.testing.assert_array_less(np.abs(found - face_boxes(jnp.asarray(points))), 1 + 1e-4)  # Whole pixels.
 
 
 def test_positions_are_the_drivers_own_its_movement_or_none(clip):
@@ -228,7 +235,7 @@ def test_motion_of_the_driver_gives_the_video_of_its_faces(animator, folder, cli
 
 @pytest.mark.slow
 def test_jointly_denoised_windows_are_driven_by_faces_too(animator, folder):
-    joint = Animator(tiny_xnemo.make_system(strategy="tiled"), animator.params)
+    joint = Animator(tiny_xnemo.make_system(strategy="shifted"), animator.params)
     animate_files(joint, scene.job(folder, driving="driving.mp4"))
     assert probe(folder / "out/result.mp4").frames == scene.FRAMES
 

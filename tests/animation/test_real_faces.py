@@ -43,9 +43,7 @@ def test_a_real_portrait_follows_a_real_driver_from_file_to_file(animator, sampl
     with VideoWriter(short, 12.5) as writer:
         for frame in islice(read_frames(samples_dir / "driving" / "clip_d6.mp4", 12.5), 16, 21):
             writer.write(frame)
-    job = animate(
-        animator, samples_dir / "portraits" / PORTRAITS[0], short, tmp_path / "out.mp4", face_landmarker_path
-    )
+    job = animate(animator, samples_dir / "portraits" / PORTRAITS[0], short, tmp_path / "out.mp4", face_landmarker_path)
     assert len(read_video(job.output)) == 5
 
 
