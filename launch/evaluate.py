@@ -32,6 +32,7 @@ from launch.evaluations import long_video, manifest
 from portrait_jax import systems
 from portrait_jax.animation import Animator, animate_clip
 from portrait_jax.errors import ConfigError
+from portrait_jax.face.detector import model_path
 from portrait_jax.media.image import write_image
 from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.metrics import report
@@ -99,7 +100,9 @@ def main() -> None:
         return
     if kind == "long_video":
         long_video.run(
-            compiled, long_video.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value), settings
+            compiled,
+            long_video.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value, LANDMARKER.value),
+            settings,
         )
         return
     people(config, system, trained, output, frames, settings)
@@ -136,7 +139,8 @@ def animator(system: Any, params: Params) -> Method:
 
     def animate(case: Case) -> np.ndarray:
         given = case.portrait, case.reference_landmarks, case.driving_landmarks, case.driving_frames
-        return animate_clip(system, params, *given, seed=SEED.value, animator=compiled)
+        bundle = functools.partial(model_path, LANDMARKER.value)
+        return animate_clip(system, params, *given, seed=SEED.value, animator=compiled, bundle=bundle)
 
     return animate
 

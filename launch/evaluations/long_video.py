@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from data.cases import evaluation_cases
 from portrait_jax.animation import Animator, animate_clip
+from portrait_jax.face.detector import model_path
 from portrait_jax.media.image import write_image
 from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.metrics import long_video, report
@@ -37,6 +39,7 @@ class Options(NamedTuple):
     frames: int
     seed: int
     probe: str
+    landmarker: str | None = None
 
 
 def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
@@ -49,7 +52,7 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
     with Bars("people") as bars:
         for case in bars.track(people, "long videos", len(people)):
             for name, each in animators.items():
-                video = animate(each, case, options.seed)
+                video = animate(each, case, options.seed, options.landmarker)
                 scores[name].append(judged(each, case, video, probe))
                 if case is people[0]:
                     rows.append(spread(video))
@@ -71,10 +74,11 @@ def by_strategy(animator: Animator, name: str) -> Animator:
     return replace(animator, system=system, _compiled={})
 
 
-def animate(animator: Animator, case: Case, seed: int) -> Video:
+def animate(animator: Animator, case: Case, seed: int, landmarker: str | None = None) -> Video:
     """The whole video of one case."""
     given = case.portrait, case.reference_landmarks, case.driving_landmarks, case.driving_frames
-    return animate_clip(animator.system, animator.params, *given, seed=seed, animator=animator)
+    bundle = partial(model_path, landmarker)
+    return animate_clip(animator.system, animator.params, *given, seed=seed, animator=animator, bundle=bundle)
 
 
 def judged(animator: Animator, case: Case, video: Video, probe: Detector) -> Scores:

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from portrait_jax.animation import Animator, animate_clip
-from portrait_jax.face.detector import FaceDetector
+from portrait_jax.face.detector import FaceDetector, model_path
 from portrait_jax.media.files import digest
 from portrait_jax.media.image import write_image
 from portrait_jax.media.sheets import contact_sheet
@@ -55,6 +55,7 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
         detector=lambda: FaceDetector(options.landmarker),
         frames=options.frames,
         pictures=animator.system.driven_by != "landmarks",
+        framing=animator.system.sampling.framing,
     )
     rows: list[list[np.ndarray]] = []
     labels: list[str] = []
@@ -66,7 +67,10 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
 
     def animate(case: bench.Case) -> Video:
         given = case.portrait, case.reference_landmarks, case.driving_landmarks, case.driving_frames
-        return animate_clip(animator.system, animator.params, *given, seed=options.seed, animator=animator)
+        return animate_clip(
+            animator.system, animator.params, *given, seed=options.seed, animator=animator,
+            driving_size=case.driving_size, expression=case.expression, bundle=partial(model_path, options.landmarker),
+        )  # fmt: skip
 
     judge, close = make_judge(options)
     try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 
 from portrait_jax.animation.animator import Animator
@@ -25,6 +28,9 @@ def animate_clip(
     guidance: float | None = None,
     align: bool = True,
     animator: Animator | None = None,
+    driving_size: tuple[int, int] | None = None,
+    expression: Float[np.ndarray, " f"] | None = None,
+    bundle: Callable[[], Path] | None = None,
 ) -> Video:
     """Animates a portrait by a clip whose landmarks are known.
 
@@ -32,9 +38,11 @@ def animate_clip(
         portrait: u8 "h w 3" at `system.image_size`.
         reference_landmarks: in pixels of the portrait.
         driving_landmarks: in pixels of the driver's frames; with `align` motion is moved onto the portrait's face as
-            `sampling.alignment` says (drawn landmarks: proportionally unless it is "none"), otherwise it is taken as it is.
+            `sampling.alignment` says, otherwise it is taken as it is.
         driving_frames: the driver's pictures, of any size, which systems that are driven by faces need.
         animator: a compiled one to use again; then `steps` and `guidance` are its own.
+        driving_size, expression: of the driver's frames, see `animation.motion.clip_alignment`.
+        bundle: where MediaPipe's face model is, for the alignment "metric"; None: `face.detector.model_path`.
 
     Returns:
         u8 "f h w 3".
@@ -44,7 +52,7 @@ def animate_clip(
     """
     animator = animator or Animator(system, params, steps, guidance)
     alignment = system.sampling.alignment if align else "none"
-    clip = Clip(driving_landmarks, driving_frames)
+    clip = Clip(driving_landmarks, driving_frames, driving_size if align else None, expression, bundle)
     signals = driver_of(system).clip(system, Portrait(portrait, reference_landmarks), clip, alignment)
     count = len(driving_landmarks)
     return np.concatenate([frames for frames, _ in animator.frames(portrait, signals, count, seed=seed)])

@@ -76,8 +76,7 @@ def _detect(path: FilePath, fps: float | None, detector: Callable[[], FaceDetect
     frames = keeper.watch(_reported(read_frames(path, fps=rate), expected, report))
     with detector() as found:
         faces = found.detect_video(frames, path)
-    expression = faces.blendshapes[:, 1:].sum(axis=1)  # The first score is "neutral".
-    sequence = LandmarkSequence(rate, keeper.size[1], keeper.size[0], faces.landmarks_px, expression)
+    sequence = LandmarkSequence(rate, keeper.size[1], keeper.size[0], faces.landmarks_px, faces.expression)
     return Driving(sequence, np.stack(keeper.images), keeper.numbers)
 
 

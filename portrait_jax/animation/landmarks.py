@@ -9,10 +9,10 @@ from typing import Protocol
 import numpy as np
 
 from portrait_jax.animation.driving import is_sequence, load_driving, pictures
-from portrait_jax.animation.motion import make_alignment
+from portrait_jax.animation.motion import clip_alignment, make_alignment
 from portrait_jax.animation.portrait import Portrait
 from portrait_jax.animation.signals import Clip, Drive, Driver, Request, Signals
-from portrait_jax.face.alignment import Alignment
+from portrait_jax.face.detector import model_path
 from portrait_jax.face.drawing import draw_landmarks
 from portrait_jax.media.video import probe
 from portrait_jax.systems.system import System
@@ -76,8 +76,15 @@ def load(request: Request) -> Drive:
 
 
 def clip_signals(system: DrawnSystem, portrait: Portrait, clip: Clip, alignment: str) -> Signals:
-    """A landmark sequence in memory; any alignment but "none" is the proportional one, which needs no face model."""
-    moved = None if alignment == "none" else Alignment.of(clip.landmarks, portrait.landmarks)
+    """A landmark sequence in memory, moved onto the portrait's face by `alignment`."""
+    moved = clip_alignment(
+        alignment,
+        clip.landmarks,
+        portrait,
+        size=clip.size,
+        expression=clip.expression,
+        bundle=clip.bundle or model_path,
+    )
     return drawn(control_drawing(clip.landmarks, system, moved))
 
 

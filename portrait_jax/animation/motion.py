@@ -11,8 +11,10 @@ import numpy as np
 from portrait_jax.animation.portrait import Portrait
 from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.face.alignment import Alignment, LandmarkSequence
+from portrait_jax.face.detector import model_path
 from portrait_jax.face.geometry import load_geometry
 from portrait_jax.face.metric import MetricAlignment
+from portrait_jax.typing import Float
 
 Align = Callable[[np.ndarray], np.ndarray]
 """Landmarks of some driving frames (pixels of these) → landmarks in pixels of the portrait."""
@@ -35,6 +37,26 @@ def make_alignment(
     if kind not in ALIGNMENTS:
         raise ConfigError(f"sampling.alignment '{kind}' is not known{nearest(kind, list(ALIGNMENTS))}")
     return ALIGNMENTS[kind](driving, portrait, rotation, bundle)
+
+
+def clip_alignment(
+    kind: str,
+    driving_px: Float[np.ndarray, "f 478 3"],
+    portrait: Portrait,
+    *,
+    size: tuple[int, int] | None = None,
+    expression: Float[np.ndarray, " f"] | None = None,
+    bundle: Callable[[], Path] = model_path,
+) -> Align:
+    """`make_alignment` of landmarks in memory, by the driver's own rotation.
+
+    Args:
+        size: width and height of the frames that the landmarks were found in; None: as large as the portrait.
+        expression: see `LandmarkSequence`; None: the neutral frame is chosen by the landmarks.
+    """
+    width, height = size or portrait.image.shape[1::-1]
+    sequence = LandmarkSequence(1.0, width, height, driving_px, expression)
+    return make_alignment(kind, sequence, portrait, rotation="absolute", bundle=bundle)
 
 
 def _proportional(driving: LandmarkSequence, portrait: Portrait, rotation: str, bundle: Callable[[], Path]) -> Align:

@@ -92,10 +92,14 @@ class Clip(NamedTuple):
     Attributes:
         landmarks: in pixels of its frames.
         frames: its pictures; only some systems need them.
+        size, expression, bundle: see `motion.clip_alignment`; None: its defaults.
     """
 
     landmarks: Float[np.ndarray, "f 478 3"]
     frames: Video | None = None
+    size: tuple[int, int] | None = None
+    expression: Float[np.ndarray, " f"] | None = None
+    bundle: Callable[[], Path] | None = None
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,11 @@ class DetectedVideo(NamedTuple):
     matrices: Float[np.ndarray, "f 4 4"]
     found: Bool[np.ndarray, " f"]
 
+    @property
+    def expression(self) -> Float[np.ndarray, " f"]:
+        """How much expression each frame shows: the sum of all scores but the first, "neutral"."""
+        return self.blendshapes[:, 1:].sum(axis=1)
+
 
 class FaceDetector:
     """Finds the one face of a picture.

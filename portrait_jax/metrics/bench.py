@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,7 @@ from portrait_jax.metrics.manifest import Triple
 from portrait_jax.metrics.points import POINTS
 from portrait_jax.metrics.recogniser import Recogniser, cosine
 from portrait_jax.metrics.suite import Metric, Scores, eye_distance
-from portrait_jax.typing import Float, Image, Landmarks, UInt8, Video
+from portrait_jax.typing import Float, Image, UInt8, Video
 
 FRAMES, SIDE = 64, 256
 TOLERANCE = 0.05
@@ -73,8 +74,10 @@ class Case:
         name, group: of the triple.
         portrait: at the system's size, with its landmarks in pixels.
         driving_landmarks: in pixels of the portrait's picture (self) or of the driving video (cross).
+        driving_size: width and height in these pixels.
         target: where the landmarks of the result should be, in pixels of `SIDE`×`SIDE`: the driver's own (self), or the
-            driver's motion on the portrait's face (cross).
+            driver's motion on the portrait's face (cross). The latter always by `face.alignment`, whatever the system uses,
+            so that all are held to the same.
         truth: frames at `SIDE` pixels, or None where nobody knows them.
         driving_frames: the driver's pictures, in whose pixels its landmarks are; None where they were not asked for or stored.
     """
@@ -84,13 +87,29 @@ class Case:
     portrait: Image
     reference_landmarks: Float[np.ndarray, "478 3"]
     driving_landmarks: Float[np.ndarray, "f 478 3"]
+    driving_size: tuple[int, int]
     target: Float[np.ndarray, "f 478 3"]
     truth: UInt8[np.ndarray, "f H W 3"] | None
+    expression: Float[np.ndarray, " f"] | None = None
+    """How much expression each driving frame shows, if known."""
     driving_frames: Video | None = None
 
 
+class Found(NamedTuple):
+    """A driver's landmarks, the size of its frames (width, height) and their expression, if known."""
+
+    landmarks: Float[np.ndarray, "g 478 3"]
+    size: tuple[int, int]
+    expression: Float[np.ndarray, " g"] | None
+
+
 def load_case(
-    triple: Triple, size: int, detector: Callable[[], FaceDetector], frames: int = FRAMES, pictures: bool = False
+    triple: Triple,
+    size: int,
+    detector: Callable[[], FaceDetector],
+    frames: int = FRAMES,
+    framing: str = "face",
+    pictures: bool = False,
 ) -> Case:
     """Reads a triple's files; memory holds its frames at `SIDE` pixels, however large they are, unless `pictures` are asked for.
 
@@ -98,13 +117,16 @@ def load_case(
         size: the system's.
         detector: opens a face detector; called only where landmarks are not stored.
         frames: at most as many are used.
+        framing: of portraits with a driver of their own, see `animation.portrait`. Where a video drives itself, what is
+            compared is the square around the face.
         pictures: whether the driver's frames are kept: at `size` pixels (self), or as they are (cross).
 
     Raises:
         PortraitError: for unreadable files, faces that are not found, or landmarks of another video.
     """
-    load = _self_case if triple.portrait is None else _cross_case
-    return load(triple, size, detector, frames, pictures)
+    if triple.portrait is None:
+        return _self_case(triple, size, detector, frames, pictures)
+    return _cross_case(triple, size, detector, frames, framing, pictures)
 
 
 def _self_case(triple: Triple, size: int, detector: Callable[[], FaceDetector], frames: int, pictures: bool) -> Case:
@@ -116,7 +138,7 @@ def _self_case(triple: Triple, size: int, detector: Callable[[], FaceDetector], 
         with detector() as found:
             points = found.detect(first, triple.driving, 0).landmarks_px
     else:
-        points = stored[0]
+        points = stored.landmarks[0]
     whole = first.shape[:2] == (size, size)
     crop = Crop(0, 0, size) if whole else square_crop(face_box(points), MARGIN, first.shape[:2], LIFT)
     truth: list[np.ndarray] = []
@@ -129,26 +151,29 @@ def _self_case(triple: Triple, size: int, detector: Callable[[], FaceDetector], 
                 driving.append(crop.apply(frame, size))
             yield frame
 
-    landmarks = _found(watched(), stored, triple, detector)
+    landmarks, _, expression = _found(watched(), stored, triple, detector)
     if len(truth) < 2 or len(landmarks) < len(truth):
         raise InputFileError(
             f"{triple.name}: {len(truth)} frames and {len(landmarks)} landmarks; give at least 2 of each"
         )
     moved = crop.apply_landmarks(landmarks[: len(truth)], size)
     target = (moved[1:] * (SIDE / size)).astype(np.float32)
+    shown = None if expression is None else expression[1 : len(truth)]
     return Case(
-        triple.name, triple.group, crop.apply(first, size), moved[0], moved[1:], target, np.stack(truth[1:]),
-        np.stack(driving[1:]) if pictures else None,
+        triple.name, triple.group, crop.apply(first, size), moved[0], moved[1:], (size, size), target, np.stack(truth[1:]),
+        shown, np.stack(driving[1:]) if pictures else None,
     )  # fmt: skip
 
 
-def _cross_case(triple: Triple, size: int, detector: Callable[[], FaceDetector], frames: int, pictures: bool) -> Case:
+def _cross_case(
+    triple: Triple, size: int, detector: Callable[[], FaceDetector], frames: int, framing: str, pictures: bool
+) -> Case:
     assert triple.portrait is not None
     if triple.portrait_landmarks is None:
         with detector() as found:
-            portrait = load_portrait(triple.portrait, size, detector=found)
+            portrait = load_portrait(triple.portrait, size, detector=found, framing=framing)
     else:
-        portrait = load_portrait(triple.portrait, size, landmarks=triple.portrait_landmarks)
+        portrait = load_portrait(triple.portrait, size, landmarks=triple.portrait_landmarks, framing=framing)
     shown: list[np.ndarray] = []
 
     def watched(stream: Iterator[Image]) -> Iterator[Image]:
@@ -158,38 +183,60 @@ def _cross_case(triple: Triple, size: int, detector: Callable[[], FaceDetector],
             yield frame
 
     if triple.driving.suffix.lower() == ".npz":
-        driving = load_landmarks(triple.driving).landmarks[:frames]
+        driving = _cut(_sequence(triple.driving), frames)
     else:
         stream = islice(read_frames(triple.driving), frames)
         first = next(stream)
-        driving = _found(watched(chain([first], stream)), _stored(triple, first.shape[:2]), triple, detector)[:frames]
-    target = Alignment.of(driving, portrait.landmarks)(driving) * np.float32(SIDE / size)
+        driving = _found(watched(chain([first], stream)), _stored(triple, first.shape[:2]), triple, detector)
+    points = driving.landmarks
+    target = Alignment.of(points, portrait.landmarks)(points) * np.float32(SIDE / size)
     return Case(
-        triple.name, triple.group, portrait.image, portrait.landmarks, driving, target, None,
-        np.stack(shown) if shown else None,
+        triple.name, triple.group, portrait.image, portrait.landmarks, points, driving.size, target, None,
+        driving.expression, np.stack(shown) if shown else None,
     )  # fmt: skip
 
 
-def _stored(triple: Triple, shape: tuple[int, ...]) -> Landmarks | None:
+def _sequence(path: Path) -> Found:
+    stored = load_landmarks(path)
+    return Found(stored.landmarks, (stored.width, stored.height), stored.expression)
+
+
+def _cut(found: Found, frames: int) -> Found:
+    return found._replace(
+        landmarks=found.landmarks[:frames],
+        expression=None if found.expression is None else found.expression[:frames],
+    )
+
+
+def _stored(triple: Triple, shape: tuple[int, ...]) -> Found | None:
     if triple.landmarks is None:
         return None
-    sequence = load_landmarks(triple.landmarks)
-    if (sequence.height, sequence.width) != tuple(shape):
+    sequence = _sequence(triple.landmarks)
+    width, height = sequence.size
+    if (height, width) != tuple(shape):
         raise InputFileError(
-            f"{triple.landmarks} holds landmarks of {sequence.width}×{sequence.height} pixels, but {triple.driving} has "
+            f"{triple.landmarks} holds landmarks of {width}×{height} pixels, but {triple.driving} has "
             f"{shape[1]}×{shape[0]}; give the video that they were found in"
         )
-    return sequence.landmarks
+    return sequence
 
 
 def _found(
-    stream: Iterator[Image], stored: Landmarks | None, triple: Triple, detector: Callable[[], FaceDetector]
-) -> Float[np.ndarray, "g 478 3"]:
+    stream: Iterator[Image], stored: Found | None, triple: Triple, detector: Callable[[], FaceDetector]
+) -> Found:
     """Landmarks of every frame of the stream, which is read to its end."""
     if stored is not None:
-        return stored[: sum(1 for _ in stream)]
+        return _cut(stored, sum(1 for _ in stream))
+    sizes: list[tuple[int, int]] = []
+
+    def watched() -> Iterator[Image]:
+        for frame in stream:
+            sizes.append((frame.shape[1], frame.shape[0]))
+            yield frame
+
     with detector() as found:
-        return found.detect_video(stream, triple.driving).landmarks_px
+        faces = found.detect_video(watched(), triple.driving)
+    return Found(faces.landmarks_px, sizes[0], faces.expression)
 
 
 def detector_judge(detector: FaceDetector) -> Judge:

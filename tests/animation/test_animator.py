@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from portrait_jax.animation import Animator, animate_clip
+from portrait_jax.animation import Animator, Position, animate_clip
 from portrait_jax.animation.landmarks import control_drawing, drawn
+from portrait_jax.animation.motion import make_alignment
+from portrait_jax.animation.portrait import Portrait
 from portrait_jax.errors import ConfigError, ShapeError
-from portrait_jax.face.alignment import Alignment
+from portrait_jax.face.alignment import Alignment, LandmarkSequence
 from portrait_jax.face.drawing import draw_landmarks
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from tests import tiny
-from tests.face.faces import make_face, placed
+from tests.face.faces import canonical, make_face, placed, write_bundle
 
 FRAMES = 11
 """Five windows of four frames that overlap by two; three chunks of two, the last one not full."""
@@ -213,6 +216,30 @@ def test_only_the_asked_frames_are_moved_onto_the_portraits_face():
     assert asked == [3]
     for image, i in zip(images, (7, 2, 2), strict=True):
         np.testing.assert_array_equal(image, draw_landmarks(alignment(points)[i], 32, 32, style=system.drawing_style))
+
+
+class Drawn(Animator):
+    """Shows what would be animated."""
+
+    def frames(self, portrait, signals, count, *, seed=0, start=None):
+        yield signals.at(np.arange(count))["control"], Position(1, None)
+
+
+@pytest.mark.parametrize("kind", ["metric", "proportional", "none"])
+def test_a_clip_in_memory_is_aligned_as_the_config_says(tmp_path, kind):
+    """As a file is (`animation.files`): by the size of the driver's frames and its expression."""
+    system = tiny.make_system()
+    system = replace(system, sampling=replace(system.sampling, alignment=kind))
+    portrait = Portrait(np.zeros((32, 32, 3), np.uint8), placed(make_face(), scale=1.4, at=(16, 16)))
+    bundle = lambda: write_bundle(tmp_path / "face.task", canonical())  # noqa: E731
+    sequence = LandmarkSequence(25.0, 80, 64, faces(5), np.array([3, 2, 0, 1, 1], np.float32))
+    align = make_alignment(kind, sequence, portrait, rotation="absolute", bundle=bundle)
+    found = animate_clip(
+        system, {}, portrait.image, portrait.landmarks, sequence.landmarks, animator=Drawn(system, {}),
+        driving_size=(80, 64), expression=sequence.expression, bundle=bundle,
+    )  # fmt: skip
+    np.testing.assert_array_equal(found, control_drawing(sequence.landmarks, system, align)(np.arange(5)))
+    assert found.any()
 
 
 def test_a_clip_is_animated_by_landmarks_moved_onto_the_portraits_face(animator, asked):

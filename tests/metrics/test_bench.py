@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from portrait_jax.errors import InputFileError, NoFaceError
+from portrait_jax.face.alignment import LandmarkSequence, save_landmarks
 from portrait_jax.face.detector import FaceDetector
-from portrait_jax.media.image import resize
+from portrait_jax.media.image import resize, write_image
 from portrait_jax.metrics import bench
 from portrait_jax.metrics.bench import METRICS, SIDE, Case, landmark_scores, load_case, run_benchmark, score
 from portrait_jax.metrics.manifest import read_manifest
@@ -193,12 +194,32 @@ def test_where_no_landmarks_are_stored_a_detector_looks(benchmark):
 
         def detect_video(self, frames, source):
             count = sum(1 for _ in frames)
-            return type("DetectedVideo", (), {"landmarks_px": own.truth_landmarks[:count]})
+            known = {"landmarks_px": own.truth_landmarks[:count], "expression": np.arange(count)[::-1] / 2}
+            return type("DetectedVideo", (), known)
 
     case = load_case(replace(both[0], landmarks=None), SIZE, Found)
     stored = load_case(both[0], SIZE, no_detector)
     np.testing.assert_allclose(case.driving_landmarks, stored.driving_landmarks, atol=0.02)
     np.testing.assert_array_equal(case.truth, stored.truth)
+    assert case.expression.tolist() == (np.arange(triples.FRAMES - 1)[::-1] / 2).tolist() and stored.expression is None
+    assert case.driving_size == stored.driving_size == (SIZE, SIZE)
+
+
+def test_the_driver_of_another_portrait_keeps_its_size_and_expression_and_the_portrait_the_systems_framing(
+    benchmark, tmp_path
+):
+    other, triple = benchmark[1], benchmark[2][1]
+    points, scores = other.driving_landmarks * np.float32([2, 2, 2]), np.arange(triples.FRAMES, dtype=np.float32)
+    save_landmarks(tmp_path / "large.npz", LandmarkSequence(25.0, 3 * SIZE, 2 * SIZE, points, scores))
+    write_image(tmp_path / "wide.png", np.pad(other.portrait, ((0, 0), (SIZE, 0), (0, 0)), mode="edge"))
+    moved = other.reference_landmarks[None] + np.float32([SIZE, 0, 0])
+    save_landmarks(tmp_path / "wide.npz", LandmarkSequence(1.0, 2 * SIZE, SIZE, moved))
+    names = {"driving": "large.npz", "portrait": "wide.png", "portrait_landmarks": "wide.npz"}
+    given = replace(triple, **{name: tmp_path / file for name, file in names.items()})
+    case, near = (load_case(given, SIZE, no_detector, 4, framing) for framing in ("whole", "face"))
+    assert case.driving_size == (3 * SIZE, 2 * SIZE) and case.expression.tolist() == [0, 1, 2, 3]
+    assert not case.portrait[: SIZE // 4].any() and near.portrait[: SIZE // 4].any(), "black bars"
+    np.testing.assert_allclose(case.reference_landmarks, moved[0] / 2 + [0, SIZE / 4, 0], atol=0.05)
 
 
 def test_a_frame_without_a_face_is_nan_to_the_judge():
