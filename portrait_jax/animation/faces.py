@@ -79,20 +79,14 @@ sizes of the face; "in_place": it stays where it is (X-NeMo's release); "none": 
 the portrait's about their middle (how the paper trains)."""
 
 
-def triplets(
-    alignment: str, boxes: Float[np.ndarray, "f 4"], size: Size, portrait: Portrait
-) -> Float[np.ndarray, "f 3"] | None:
-    """Position and size of the driver's face for each frame by one of `POSITIONS`.
-
-    Raises:
-        ConfigError: for another alignment.
-    """
+def positions(alignment: str) -> Triplets:
+    """Position and size of the driver's face for each frame by one of `POSITIONS`; raises ConfigError for another."""
     if alignment not in POSITIONS:
         raise ConfigError(
             f"sampling.alignment '{alignment}' is not known for a system that is driven by faces"
             f"{nearest(alignment, list(POSITIONS))}"
         )
-    return POSITIONS[alignment](boxes, size, portrait)
+    return POSITIONS[alignment]
 
 
 def reference_face(portrait: Portrait, side: int) -> UInt8[np.ndarray, "{side} {side} 3"]:
@@ -128,12 +122,13 @@ def load(request: Request) -> Drive:
     if is_sequence(request.path):
         return _stored(request)
     system: FaceSystem = request.system  # type: ignore[assignment]  # What the table's key promises.
+    place = positions(system.sampling.alignment)  # A mistake there should show before hours of looking for faces.
     driving = load_driving(
         request.path, fps=request.fps, detector=request.detector, cache=request.cache, report=request.report
     )
     boxes = detector_box(driving.sequence.landmarks)
     size, fps = (driving.sequence.height, driving.sequence.width), driving.sequence.fps
-    places = triplets(system.sampling.alignment, boxes, size, request.portrait)
+    places = place(boxes, size, request.portrait)
     track = motion_track(boxes, size)
     cut_pieces(read_frames(request.path, fps=fps), track, system.face_size, request.cache, request.report)
     crops = stored_faces(request.cache)
@@ -241,7 +236,7 @@ def clip_signals(system: FaceSystem, portrait: Portrait, clip: Clip, alignment: 
     def crops(asked: Int[np.ndarray, " f"]) -> Video:
         return np.stack([motion_crop(frames[i], track[i], system.face_size) for i in asked])
 
-    return face_signals(crops, triplets(alignment, boxes, size, portrait), portrait, system.face_size)
+    return face_signals(crops, positions(alignment)(boxes, size, portrait), portrait, system.face_size)
 
 
 FACES = Driver(load, clip_signals, lambda path: not is_sequence(path), video_sound)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.animation import Animator, Portrait, animate_clip, faces, files
-from portrait_jax.animation.faces import read_motion, reference_face, stored_faces, triplets
+from portrait_jax.animation.faces import positions, read_motion, reference_face, stored_faces
 from portrait_jax.animation.files import animate_files
 from portrait_jax.animation.signals import Clip, Request
 from portrait_jax.errors import ConfigError, InputFileError, NoFaceError
@@ -66,20 +66,20 @@ def test_what_is_cut_out_is_what_is_cut_out_in_training(clip):
 
 def test_positions_are_the_drivers_own_its_movement_or_none(clip):
     portrait, boxes, size = portrait_of(clip), detector_box(clip["landmarks"]), (scene.SIZE, scene.SIZE)
-    assert triplets("in_place", boxes, size, portrait) is None
+    assert positions("in_place")(boxes, size, portrait) is None
     for kind in ("proportional", "none"):
         # The driver's first frame is the portrait.
-        np.testing.assert_allclose(triplets(kind, boxes, size, portrait)[0], (0, 0, 1))
+        np.testing.assert_allclose(positions(kind)(boxes, size, portrait)[0], (0, 0, 1))
     moved = np.concatenate([boxes[:1], boxes[:1] + np.array([3, 6, 3, 6])])
     side = boxes[0, 2] - boxes[0, 0]
     for kind in ("proportional", "none"):
-        np.testing.assert_allclose(triplets(kind, moved, size, portrait)[1], (6 / side, 3 / side, 1), atol=0.05)
+        np.testing.assert_allclose(positions(kind)(moved, size, portrait)[1], (6 / side, 3 / side, 1), atol=0.05)
     # Of frames twice as large everything is twice as large.
     np.testing.assert_allclose(
-        triplets("none", 2 * boxes, (2 * scene.SIZE,) * 2, portrait), triplets("none", boxes, size, portrait)
+        positions("none")(2 * boxes, (2 * scene.SIZE,) * 2, portrait), positions("none")(boxes, size, portrait)
     )
     with pytest.raises(ConfigError, match="alignment 'metric' is not known for a system that is driven by faces"):
-        triplets("metric", boxes, size, portrait)
+        positions("metric")(boxes, size, portrait)
 
 
 def test_the_portraits_own_face_is_cut_from_the_whole_picture(clip):
