@@ -6,7 +6,7 @@ A network is a row of `NETWORKS`; its original in PyTorch stands under the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from portrait_jax.adapters import ControlNet, ControlNetConfig, T2IAdapter, T2IAdapterConfig
-from portrait_jax.adapters.image_prompt import ImagePromptConfig, image_projection
+from portrait_jax.adapters.image_prompt import PUBLISHED, ImagePromptConfig, image_projection, image_prompt_slot
 from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
 from portrait_jax.autoencoders.tiny import TinyAutoencoder, TinyConfig
 from portrait_jax.backbones import UNet, UNetConfig
@@ -124,6 +124,10 @@ def run_unet(run: Callable, x: Array, timestep: Array, text: Array) -> Array:
     return run(x, timestep, Conditioning(text=text))
 
 
+def run_prompted(run: Callable, x: Array, timestep: Array, text: Array, tokens: Array) -> Array:
+    return run(x, timestep, Conditioning(text=text, image_tokens=tokens))
+
+
 def run_positional(run: Callable, **inputs: Array) -> Any:
     return run(*inputs.values())
 
@@ -157,6 +161,12 @@ def controlled(config: ControlNetConfig, size: int, tokens: int) -> Size:
     return Size(config, plain | {"image": Input((1, 1, pixels, pixels, 3), FRAMES), "text": plain["text"]})
 
 
+def prompted(config: UNetConfig, size: int, tokens: int, picture: int) -> Size:
+    """Text tokens, and `picture` tokens of an image prompt."""
+    plain = denoising(config, 1, size, tokens).inputs
+    return Size(config, plain | {"tokens": Input((1, picture, config.context_dim or 0))})
+
+
 def pictures(config: Any, size: int, channels: int = 3, name: str = "x") -> Size:
     return Size(config, {name: Input((1, size, size, channels), IMAGES)})
 
@@ -164,6 +174,7 @@ def pictures(config: Any, size: int, channels: int = 3, name: str = "x") -> Size
 SD15 = UNetConfig(context_field="text")
 MOTION = TemporalConfig(joint_norm=True)
 """AnimateDiff v2 with diffusers' joint norms, so that both sides compute the same."""
+MOTION_V3 = TemporalConfig(mid=False, joint_norm=True)
 SMALL = UNetConfig(
     block_out_channels=(32, 64),
     layers_per_block=1,
@@ -176,7 +187,7 @@ SMALL_MOTION = TemporalConfig(num_heads=2, max_length=8, joint_norm=True)
 
 
 def with_motion(config: UNetConfig, motion: TemporalConfig) -> UNetConfig:
-    return UNetConfig(**(vars(config) | {"temporal": motion}))
+    return replace(config, temporal=motion)
 
 
 NETWORKS: dict[str, Network] = {
@@ -188,8 +199,13 @@ NETWORKS: dict[str, Network] = {
         "UNet with AnimateDiff v2 motion modules, 16 frames", lambda c, d: UNet(c, (), d), run_unet,
         denoising(with_motion(SD15, MOTION), 16, 32, 77), denoising(with_motion(SMALL, SMALL_MOTION), 3, 8, 5),
     ),
+    "motion_unet_v3": Network(
+        "UNet with AnimateDiff v3 motion modules, 16 frames", lambda c, d: UNet(c, (), d), run_unet,
+        denoising(with_motion(SD15, MOTION_V3), 16, 32, 77),
+        denoising(with_motion(SMALL, replace(SMALL_MOTION, mid=False)), 3, 8, 5),
+    ),
     "motion_module": Network(
-        "one AnimateDiff v2 motion module, 16 frames", TemporalTransformer, run_positional,
+        "one AnimateDiff motion module, v2 or v3, 16 frames", TemporalTransformer, run_positional,
         Size(MOTION, {"x": Input((1, 16, 64, 64, 320), FRAMES)}),
         Size(SMALL_MOTION, {"x": Input((1, 3, 8, 8, 32), FRAMES)}),
     ),
@@ -208,6 +224,21 @@ NETWORKS: dict[str, Network] = {
         Size(ImagePromptConfig(), {"hidden": Input((1, 257, 1280))}),
         Size(ImagePromptConfig(tokens=3, width=128, depth=1), {"hidden": Input((1, 5, 24))}),
     ),
+    "ip_adapter_plain": Network(
+        "IP-Adapter, plain projection", image_projection, run_positional,
+        Size(PUBLISHED["ip_adapter_sd15"], {"embedding": Input((1, 1024))}),
+        Size(ImagePromptConfig("plain", tokens=3, width=32), {"embedding": Input((1, 24))}),
+    ),
+    "ip_adapter_faceid": Network(
+        "IP-Adapter, FaceID projection", image_projection, run_positional,
+        Size(PUBLISHED["ip_adapter_faceid_sd15"], {"embedding": Input((1, 512))}),
+        Size(ImagePromptConfig("face_id", tokens=3, width=32), {"embedding": Input((1, 24))}),
+    ),
+    "ip_adapter_unet": Network(
+        "UNet with IP-Adapter's attentions, 4 tokens (plain; FaceID with its updates merged)",
+        lambda c, d: UNet(c, (image_prompt_slot(c.num_heads),), d), run_prompted,
+        prompted(SD15, 64, 77, 4), prompted(SMALL, 8, 5, 3),
+    ),
     "vae_encode": Network(
         "image autoencoder, encoder", AutoencoderKL, partial(run_method, "encode"),
         pictures(KLConfig(), 512), pictures(KLConfig((32, 32), 1), 16),
@@ -215,6 +246,10 @@ NETWORKS: dict[str, Network] = {
     "vae_decode": Network(
         "image autoencoder, decoder", AutoencoderKL, partial(run_method, "decode"),
         pictures(KLConfig(), 64, 4), pictures(KLConfig((32, 32), 1), 8, 4),
+    ),
+    "taesd_encode": Network(
+        "preview autoencoder (TAESD), encoder", TinyAutoencoder, partial(run_method, "encode"),
+        pictures(TinyConfig(), 512), pictures(TinyConfig(8, (1, 1), (1, 1)), 16),
     ),
     "taesd_decode": Network(
         "preview autoencoder (TAESD), decoder", TinyAutoencoder, partial(run_method, "decode"),
@@ -230,10 +265,22 @@ NETWORKS: dict[str, Network] = {
         pictures(CLIPVisionConfig(), 224, name="pixels"),
         pictures(CLIPVisionConfig(32, 2, 2, 64, 14, 28, 16), 28, name="pixels"),
     ),
+    "clip_vision_h": Network(
+        "CLIP ViT-H/14 vision", CLIPVision, run_embedding,
+        pictures(
+            CLIPVisionConfig(hidden=1280, layers=32, mlp=5120, projection=1024, activation="gelu"), 224, name="pixels"
+        ),
+        pictures(CLIPVisionConfig(32, 2, 2, 64, 14, 28, 16, "gelu"), 28, name="pixels"),
+    ),
     "wav2vec2": Network(
         "wav2vec2-base, 5 seconds", Wav2Vec2, run_positional,
         Size(Wav2Vec2Config(), {"samples": Input((1, 80000))}),
         Size(Wav2Vec2Config((32,) * 7, hidden=48, layers=1, heads=4, mlp=64), {"samples": Input((1, 2000))}),
+    ),
+    "arcface_50": Network(
+        "ArcFace iResNet-50", ArcFace, run_identity,
+        pictures(ArcFaceConfig(), 112, name="face"),
+        pictures(ArcFaceConfig((1, 1), (8, 16), 12, 16), 16, name="face"),
     ),
     "arcface": Network(
         "ArcFace iResNet-100", ArcFace, run_identity,

@@ -118,6 +118,33 @@ def ip_adapter(config: ImagePromptConfig, inputs: Inputs) -> Original:
     return model, lambda model, hidden: model(hidden)
 
 
+def ip_adapter_plain(config: ImagePromptConfig, inputs: Inputs) -> Original:
+    width = inputs["embedding"].shape[-1]
+    model = library("diffusers.models.embeddings").ImageProjection(width, config.width, config.tokens)
+    return model, lambda model, embedding: model(embedding)
+
+
+def ip_adapter_faceid(config: ImagePromptConfig, inputs: Inputs) -> Original:
+    width = inputs["embedding"].shape[-1]
+    model = library("diffusers.models.embeddings").IPAdapterFaceIDImageProjection(
+        width, config.width, mult=2, num_tokens=config.tokens
+    )
+    return model, lambda model, embedding: model(embedding)
+
+
+def ip_adapter_unet(config: UNetConfig, inputs: Inputs) -> Original:
+    model, _ = unet(config, inputs)
+    processor = library("diffusers.models.attention_processor").IPAdapterAttnProcessor2_0
+    tokens, context = inputs["tokens"].shape[1:]
+    processors = dict(model.attn_processors)
+    for name in processors:
+        if name.endswith("attn2.processor"):
+            width = model.get_submodule(name.removesuffix(".processor")).to_q.out_features
+            processors[name] = processor(width, context, (tokens,))
+    model.set_attn_processor(processors)
+    return model, lambda model, x, timestep, text, tokens: model(x, timestep, (text, [tokens])).sample
+
+
 def autoencoder(config: KLConfig) -> nn.Module:
     """Both halves; only one of them is called."""
     levels = len(config.block_out_channels)
@@ -143,15 +170,23 @@ def vae_decode(config: KLConfig, inputs: Inputs) -> Original:
     return autoencoder(config), lambda model, x: model.decode(x).sample
 
 
-def taesd_decode(config: TinyConfig, inputs: Inputs) -> Original:
-    model = library("diffusers").AutoencoderTiny(
+def tiny_autoencoder(config: TinyConfig) -> nn.Module:
+    """Both halves; only one of them is called."""
+    return library("diffusers").AutoencoderTiny(
         encoder_block_out_channels=(config.channels,) * len(config.encoder_blocks),
         decoder_block_out_channels=(config.channels,) * len(config.decoder_blocks),
         num_encoder_blocks=config.encoder_blocks,
         num_decoder_blocks=config.decoder_blocks,
         latent_channels=config.latent_channels,
     )
-    return model, lambda model, x: model.decode(x).sample
+
+
+def taesd_encode(config: TinyConfig, inputs: Inputs) -> Original:
+    return tiny_autoencoder(config), lambda model, x: model.encode(x).latents
+
+
+def taesd_decode(config: TinyConfig, inputs: Inputs) -> Original:
+    return tiny_autoencoder(config), lambda model, x: model.decode(x).sample
 
 
 def clip_text(config: CLIPTextConfig, inputs: Inputs) -> Original:
@@ -240,16 +275,23 @@ def arcface(config: ArcFaceConfig, inputs: Inputs) -> Original:
 ORIGINALS: dict[str, Callable[[Any, Inputs], Original]] = {
     "unet": unet,
     "motion_unet": motion_unet,
+    "motion_unet_v3": motion_unet,
     "motion_module": motion_module,
     "controlnet": controlnet,
     "t2i_adapter": t2i_adapter,
     "ip_adapter": ip_adapter,
+    "ip_adapter_plain": ip_adapter_plain,
+    "ip_adapter_faceid": ip_adapter_faceid,
+    "ip_adapter_unet": ip_adapter_unet,
     "vae_encode": vae_encode,
     "vae_decode": vae_decode,
+    "taesd_encode": taesd_encode,
     "taesd_decode": taesd_decode,
     "clip_text": clip_text,
     "clip_vision": clip_vision,
+    "clip_vision_h": clip_vision,
     "wav2vec2": wav2vec2,
+    "arcface_50": arcface,
     "arcface": arcface,
 }
 """Name of a network → its original, given our config and the inputs."""
