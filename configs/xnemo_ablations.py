@@ -2,10 +2,12 @@
 
     python -m launch.train --config configs/xnemo.py:ablation_no_masking_stage1 --workdir runs/ablations
 
-then `_stage2` and `_stage3`; `ablation_no_masking` animates and is evaluated. Alike for every other name.
+then `_stage2` and `_stage3`; `ablation_no_masking` animates and is evaluated. Alike for every other name. `full` has all that
+the paper proposes; an ablation takes one thing away. None has the demo's warm-up of the motion encoder.
 """
 
 ABLATIONS = {
+    "full": {},
     # "w/o GAN head": the diffusion loss alone teaches the motion encoder.
     "no_gan_head": {"loss.head": False},
     # "w/o end-to-end": the head alone teaches it, and the diffusion loss takes it as it is.
@@ -25,4 +27,4 @@ ABLATIONS = {
     # "w/o cross-attention": motion as a spatial control.
     "spatial_control": {"model.control": "map"},
 }
-"""Name → config keys that differ from the demo."""
+"""Name → config keys that differ from `full`."""

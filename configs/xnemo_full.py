@@ -39,6 +39,7 @@ def base() -> ConfigDict:
             "compute_dtype": "auto",
             "model": model(),
             "loss": {
+                "diffusion": 1.0,
                 "motion": True,
                 "temporal": False,
                 "head": False,

@@ -17,7 +17,6 @@ from einops import rearrange
 
 from portrait_jax.adapters.latent_motion import LatentMotionConfig, latent_motion_slot
 from portrait_jax.adapters.motion_map import MotionMap, MotionMapConfig
-from portrait_jax.adapters.reference_masking import mask_reference
 from portrait_jax.adversarial.head import DualHead
 from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
 from portrait_jax.autoencoders.pixels import to_pm1
@@ -26,8 +25,8 @@ from portrait_jax.backbones.unet import UNet, UNetConfig
 from portrait_jax.conditioning import Conditioning, dropped
 from portrait_jax.diffusion.guidance import classifier_free
 from portrait_jax.diffusion.noise import blurred
-from portrait_jax.diffusion.prediction import check_prediction, training_target
-from portrait_jax.diffusion.schedule import Schedule, make_schedule, signal_noise
+from portrait_jax.diffusion.prediction import check_prediction
+from portrait_jax.diffusion.schedule import Schedule, make_schedule
 from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
 from portrait_jax.encoders.fan import IN_PLACE, FANConfig, FANMotionEncoder
@@ -37,9 +36,10 @@ from portrait_jax.long_video.overlap import frame_noise
 from portrait_jax.long_video.tiles import random_offsets, shifted_tiles
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
-from portrait_jax.systems.diffusing import decode_frames, encode_frames, noised
+from portrait_jax.systems.diffusing import decode_frames, encode_frames
 from portrait_jax.systems.strips import few, sample_strip
 from portrait_jax.systems.system import SamplingConfig
+from portrait_jax.systems.xnemo_loss import LossConfig, diffusion_loss, redrawing, training_motion
 from portrait_jax.training.augment import STILL, AugmentConfig
 from portrait_jax.training.faces import batch_triplets, driving_crops, reference_crops
 from portrait_jax.training.task import Stage
@@ -48,25 +48,6 @@ from portrait_jax.typing import Array, Float, Image, Num, Params, PRNGKeyArray, 
 CONTROLS = ("attention", "map")
 """`model.control`: how motion tokens reach the denoiser: by attention at every layer, or as one feature map, which the paper
 compares it with (table 2)."""
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Sections 3.2 and 3.3; what the paper leaves open is named so."""
-
-    motion: bool = True
-    """Whether the denoiser is told what the face does; not in the first stage."""
-    temporal: bool = False
-    """Whether the frames of a clip see each other: the third stage."""
-    head: bool = False
-    """Whether the dual GAN head teaches the motion encoder too: the second stage."""
-    end_to_end: bool = True
-    """Whether the diffusion loss reaches the motion encoder; otherwise the head alone does."""
-    mask: float = 0.3
-    """Share of reference tokens withheld, anew in each block."""
-    drop: float = 0.1
-    """Share of clips trained without image token and reference (open in the paper; needed for guidance). Half of them are told
-    the portrait's own motion, as the unconditional branch is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,33 +333,14 @@ class XNemo:
         "b 478 3", pixels. Without temporal modules every frame has a noise level of its own. Metrics: `diffusion`, and the
         terms of the head.
         """
-        chosen, keys = self.loss_config, jax.random.split(rng, 5)
-        latents = jax.lax.stop_gradient(self.to_latents(params, to_pm1(batch["frames"])))
-        frames = latents.shape[1]
-        portrait = self.encode_portrait(params, batch["reference"])
-        assert portrait.reference is not None
-        conditioning = portrait.replace(reference=mask_reference(keys[3], portrait.reference, chosen.mask))
-        keep = jax.random.bernoulli(keys[0], 1 - chosen.drop, (len(latents),)).astype(jnp.float32)
-        motion = None
-        if chosen.motion:
-            motion = self._training_motion(params, batch, keys[4])
-            tokens = self._training_tokens(params, motion, batch, keep, keys[4])
-            conditioning = self.told(params, conditioning.replace(motion=tokens))
-
-        clean, noise, noisy, timestep = noised(
-            self.schedule, latents, keys[1], keys[2], temporal=chosen.temporal, share=self.sampling.noise_share
-        )
-        output = self.denoiser.apply(
-            {"params": params["denoiser"]}, rearrange(noisy, "(b f) h w c -> b f h w c", f=frames), timestep,
-            dropped(conditioning, keep), use_temporal=chosen.temporal,
-        )  # fmt: skip
-        output = rearrange(output, "b f h w c -> (b f) h w c").astype(jnp.float32)
-        target = training_target(self.prediction, clean, noise, *signal_noise(self.schedule, timestep, clean.ndim))
-        loss = ((output - target) ** 2).mean()
-        metrics = {"diffusion": loss}
-        if chosen.head and self.head is not None:
-            assert motion is not None
-            gan, terms = self.head.loss(params, *self._redrawing(batch, motion, keys[4]))
+        chosen, (*keys, key) = self.loss_config, jax.random.split(rng, 5)
+        motion = training_motion(self, params, batch, key) if chosen.motion else None
+        loss, metrics = jnp.zeros(()), {}
+        if chosen.diffusion:
+            error = diffusion_loss(self, params, batch, motion, keys, key)
+            loss, metrics = chosen.diffusion * error, {"diffusion": error}
+        if chosen.head and self.head is not None and motion is not None:
+            gan, terms = self.head.loss(params, *redrawing(self, batch, motion, key))
             loss, metrics = loss + gan, metrics | terms
         return loss, metrics
 
@@ -388,7 +350,7 @@ class XNemo:
         """What the head's discriminator minimises, on the pictures that `loss` judged; see `training.task`."""
         assert self.head is not None
         key = jax.random.split(rng, 5)[4]
-        return self.head.adversary_loss(params, *self._redrawing(batch, self._training_motion(params, batch, key), key))
+        return self.head.adversary_loss(params, *redrawing(self, batch, training_motion(self, params, batch, key), key))
 
     def samples(self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str) -> dict[str, Image]:
         """Rows of truth and sample for a few clips; nothing before motion is told."""
@@ -398,30 +360,3 @@ class XNemo:
         faces, own = driving_crops(seen, rng, size), reference_crops(seen, rng, size)
         driving = {"faces": 255 * faces, "reference_face": 255 * own, "boxes": batch_triplets(seen)}
         return {"clips": sample_strip(self, params, seen, driving, rng)}
-
-    def _training_motion(self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray) -> Float[Array, "b f e"]:
-        """Motion latents of changed crops: the encoder sees neither the place, nor the size, nor the colours as they are."""
-        faces = driving_crops(batch, rng, self.motion_encoder_config.image_size, self.augmentation)
-        return self.encode_motion(params, 255 * faces)
-
-    def _training_tokens(
-        self, params: Params, motion: Array, batch: Mapping[str, Array], keep: Array, rng: PRNGKeyArray
-    ) -> Float[Array, "b f k d"]:
-        """Motion tokens; half of the clips that are not kept get the portrait's own, as the unconditional branch does."""
-        told = motion if self.loss_config.end_to_end else jax.lax.stop_gradient(motion)
-        tokens = self.motion_tokens(params, told, batch_triplets(batch))
-        own = self.encode_motion(params, 255 * reference_crops(batch, rng, self.motion_encoder_config.image_size))
-        still = self.motion_tokens(params, own)[:, None]
-        half = jax.random.bernoulli(jax.random.fold_in(rng, 1), 0.5, keep.shape)
-        moves = jnp.where(half, 1.0, keep)[:, None, None, None]
-        return moves * tokens + (1 - moves) * still
-
-    def _redrawing(
-        self, batch: Mapping[str, Array], motion: Float[Array, "b f e"], rng: PRNGKeyArray
-    ) -> tuple[Array, Array, Array]:
-        """What the head redraws: motion latents, reference crops, and the driving crops as they are."""
-        assert self.head is not None
-        size = self.head.pictures.size
-        target = driving_crops(batch, rng, size)
-        reference = reference_crops(batch, rng, size)
-        return rearrange(motion, "b f e -> (b f) e"), reference, rearrange(target, "b f h w c -> (b f) h w c")

@@ -24,7 +24,13 @@ from portrait_jax.training.step import make_train_step
 from tests.tiny import leaves, make_params
 
 SIZE = 32
-STAGES = ("demo_stage1", "demo_stage2", "demo_stage3", *(f"ablation_{name}_stage2" for name in ABLATIONS))
+STAGES = (
+    "demo_stage1",
+    "demo_head",
+    "demo_stage2",
+    "demo_stage3",
+    *(f"ablation_{name}_stage2" for name in ABLATIONS if name != "full"),
+)
 
 
 def tiny_config(name: str):

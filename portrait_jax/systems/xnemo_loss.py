@@ -1,0 +1,103 @@
+"""What X-NeMo (`systems.xnemo`) minimises: the diffusion loss with hidden reference tokens, and what the GAN head redraws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from portrait_jax.adapters.reference_masking import mask_reference
+from portrait_jax.autoencoders.pixels import to_pm1
+from portrait_jax.conditioning import dropped
+from portrait_jax.diffusion.prediction import training_target
+from portrait_jax.diffusion.schedule import signal_noise
+from portrait_jax.systems.diffusing import noised
+from portrait_jax.training.faces import batch_triplets, driving_crops, reference_crops
+from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
+
+Batch = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Sections 3.2 and 3.3; what the paper leaves open is named so."""
+
+    diffusion: float = 1.0
+    """Weight of the diffusion loss; 0 leaves both UNets out, so that the head alone teaches the motion encoder: a warm-up that the
+    paper does not have."""
+    motion: bool = True
+    """Whether the denoiser is told what the face does; not in the first stage."""
+    temporal: bool = False
+    """Whether the frames of a clip see each other: the third stage."""
+    head: bool = False
+    """Whether the dual GAN head teaches the motion encoder too: the second stage."""
+    end_to_end: bool = True
+    """Whether the diffusion loss reaches the motion encoder; otherwise the head alone does."""
+    mask: float = 0.3
+    """Share of reference tokens withheld, anew in each block."""
+    drop: float = 0.1
+    """Share of clips trained without image token and reference (open in the paper; needed for guidance). Half of them are told
+    the portrait's own motion, as the unconditional branch is."""
+
+
+def training_motion(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> Float[Array, "b f e"]:
+    """Motion latents of changed crops: the encoder sees neither the place, nor the size, nor the colours as they are."""
+    faces = driving_crops(batch, rng, system.face_size, system.augmentation)
+    return system.encode_motion(params, 255 * faces)
+
+
+def diffusion_loss(
+    system: Any, params: Params, batch: Batch, motion: Array | None, keys: Sequence[PRNGKeyArray], rng: PRNGKeyArray
+) -> Float[Array, ""]:
+    """Equation 1. Without temporal modules every frame has a noise level of its own.
+
+    Args:
+        motion: latents, "b f e"; None tells no motion.
+        keys: of the dropped clips, the levels, the noise and the hidden reference tokens.
+        rng: of `training_motion`.
+    """
+    chosen = system.loss_config
+    latents = jax.lax.stop_gradient(system.to_latents(params, to_pm1(batch["frames"])))
+    frames = latents.shape[1]
+    portrait = system.encode_portrait(params, batch["reference"])
+    told = portrait.replace(reference=mask_reference(keys[3], portrait.reference, chosen.mask))
+    keep = jax.random.bernoulli(keys[0], 1 - chosen.drop, (len(latents),)).astype(jnp.float32)
+    if motion is not None:
+        told = system.told(params, told.replace(motion=training_tokens(system, params, motion, batch, keep, rng)))
+    share = system.sampling.noise_share
+    clean, noise, noisy, timestep = noised(
+        system.schedule, latents, keys[1], keys[2], temporal=chosen.temporal, share=share
+    )
+    output = system.denoiser.apply(
+        {"params": params["denoiser"]}, rearrange(noisy, "(b f) h w c -> b f h w c", f=frames), timestep,
+        dropped(told, keep), use_temporal=chosen.temporal,
+    )  # fmt: skip
+    output = rearrange(output, "b f h w c -> (b f) h w c").astype(jnp.float32)
+    target = training_target(system.prediction, clean, noise, *signal_noise(system.schedule, timestep, clean.ndim))
+    return ((output - target) ** 2).mean()
+
+
+def training_tokens(
+    system: Any, params: Params, motion: Array, batch: Batch, keep: Float[Array, " b"], rng: PRNGKeyArray
+) -> Float[Array, "b f k d"]:
+    """Motion tokens; half of the clips that are not kept get the portrait's own, as the unconditional branch does."""
+    taught = motion if system.loss_config.end_to_end else jax.lax.stop_gradient(motion)
+    tokens = system.motion_tokens(params, taught, batch_triplets(batch))
+    own = system.encode_motion(params, 255 * reference_crops(batch, rng, system.face_size))
+    still = system.motion_tokens(params, own)[:, None]
+    half = jax.random.bernoulli(jax.random.fold_in(rng, 1), 0.5, keep.shape)
+    moves = jnp.where(half, 1.0, keep)[:, None, None, None]
+    return moves * tokens + (1 - moves) * still
+
+
+def redrawing(
+    system: Any, batch: Batch, motion: Float[Array, "b f e"], rng: PRNGKeyArray
+) -> tuple[Array, Array, Array]:
+    """What the head redraws (`adversarial.head.DualHead.loss`): motion latents, reference crops, driving crops as they are."""
+    size = system.head.pictures.size
+    target, reference = driving_crops(batch, rng, size), reference_crops(batch, rng, size)
+    return rearrange(motion, "b f e -> (b f) e"), reference, rearrange(target, "b f h w c -> (b f) h w c")
