@@ -22,8 +22,9 @@ class Conditioning:
     A backbone reads the fields that its config names and never asks which system it serves. All fields are optional.
     """
 
-    image_tokens: Float[Array, "b k d"] | None = None
-    """Tokens of the portrait for cross-attention, before the backbone's own projection; zeros = dropped."""
+    image_tokens: Float[Array, "b *f k d"] | None = None
+    """Tokens of the portrait for cross-attention, before the backbone's own projection; zeros = dropped. With a frame axis
+    (backbones that read such) every frame has its own."""
     text: Float[Array, "b k d"] | None = None
     """Tokens of the prompt; an adapter's own attention then reads `image_tokens` beside them."""
     reference: Mapping[str, Float[Array, "b n d"]] | None = None
@@ -45,6 +46,9 @@ class Conditioning:
     """1 for frames whose clean latents are given, 0 for frames that the network has to make."""
     portrait: Float[Array, "b h w c"] | None = None
     """Clean latents of the portrait, shared by all frames; zeros = dropped."""
+    ids: Float[Array, "b d"] | None = None
+    """Numbers that a backbone is told of a clip beside the noise level: frames per second, how much moves, how noisy the portrait's
+    latents are."""
     start: Float[Array, "b h w c"] | None = None
     """Clean latents that sampling starts around, in every frame: noise of the first level is added to them. None: pure noise."""
 
@@ -58,7 +62,7 @@ class Conditioning:
         def cut(value):
             return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, length, axis=1), value)
 
-        return self.replace(**{name: cut(getattr(self, name)) for name in PER_FRAME})
+        return self.replace(**{name: cut(getattr(self, name)) for name in self._framed()})
 
     def take(self, frames: Int[Array, " g"]) -> Conditioning:
         """Picks frames of the per-frame fields, in any order; `frames` may be traced."""
@@ -66,11 +70,16 @@ class Conditioning:
         def pick(value):
             return jax.tree.map(lambda leaf: jnp.take(leaf, frames, axis=1), value)
 
-        return self.replace(**{name: pick(getattr(self, name)) for name in PER_FRAME})
+        return self.replace(**{name: pick(getattr(self, name)) for name in self._framed()})
+
+    def _framed(self) -> tuple[str, ...]:
+        """The fields that carry a frame axis here."""
+        tokens = self.image_tokens
+        return (*PER_FRAME, "image_tokens") if tokens is not None and tokens.ndim == 4 else PER_FRAME
 
     def frame_counts(self) -> dict[str, int]:
         """Name of every per-frame field that is set → how many frames it covers."""
-        fields = {name: getattr(self, name) for name in PER_FRAME}
+        fields = {name: getattr(self, name) for name in self._framed()}
         return {name: jax.tree.leaves(value)[0].shape[1] for name, value in fields.items() if value is not None}
 
     def repeat(self, count: int) -> Conditioning:

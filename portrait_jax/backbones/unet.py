@@ -40,8 +40,8 @@ Captured = dict[str, Float[Array, "b f n d"]]
 
 
 @dataclass(frozen=True)
-class UNetConfig:
-    """Sizes of a UNet; the defaults are Stable Diffusion 1.5's."""
+class LevelsConfig:
+    """What all UNets have: levels of residual blocks, with transformers at some."""
 
     in_channels: int = 4
     """Channels of the noisy latents."""
@@ -52,34 +52,17 @@ class UNetConfig:
     """Layers per level of the encoder; the decoder has one more."""
     attention_levels: tuple[bool, ...] = (True, True, True, False)
     """Levels with spatial transformers; the middle always has one."""
-    num_heads: int = 8
-    context_dim: int | None = 768
-    """Width of the tokens that cross-attention reads; None: no cross-attention."""
     norm_groups: int = 32
-    temporal: TemporalConfig | None = None
-    output_head: bool = True
-    """False: a reference net, which ends at the first norm of its last transformer and only captures."""
-    context_field: str = "image_tokens"
-    """Field of the conditioning that cross-attention reads: `image_tokens`, or `text`."""
-    image_prompt_dim: int | None = None
-    """Width of those tokens if a linear layer `clip_fc` brings them to `context_dim`."""
     gradient_checkpointing: bool = False
     joined_inputs: tuple[str, ...] = ()
     """Fields of the conditioning joined to the noisy latents before the first convolution, in this order: `known` and
     `portrait` (as wide as the latents), `given` (one channel). Absent ones count as zeros: nothing is known."""
-    place_embedding: bool = False
-    """Adds a linear map of `place_table` to conv_in's output. A pretrained network knows places from its convolutions' padding;
-    one trained from scratch finds the same place in a reference much sooner if told."""
 
     def __post_init__(self) -> None:
         if len(self.attention_levels) != len(self.block_out_channels):
             raise ConfigError(
                 f"attention_levels has {len(self.attention_levels)} entries and block_out_channels "
                 f"{len(self.block_out_channels)}; give one entry per level in both"
-            )
-        if self.context_field not in CONTEXT_FIELDS:
-            raise ConfigError(
-                f"cross-attention cannot read '{self.context_field}'{nearest(self.context_field, CONTEXT_FIELDS)}"
             )
         for field in self.joined_inputs:
             if field not in INPUT_FIELDS:
@@ -93,6 +76,32 @@ class UNetConfig:
     def joined_width(self, field: str) -> int:
         """Channels of one of the `joined_inputs`."""
         return 1 if field == "given" else self.in_channels
+
+
+@dataclass(frozen=True)
+class UNetConfig(LevelsConfig):
+    """Sizes of a UNet; the defaults are Stable Diffusion 1.5's."""
+
+    num_heads: int = 8
+    context_dim: int | None = 768
+    """Width of the tokens that cross-attention reads; None: no cross-attention."""
+    temporal: TemporalConfig | None = None
+    output_head: bool = True
+    """False: a reference net, which ends at the first norm of its last transformer and only captures."""
+    context_field: str = "image_tokens"
+    """Field of the conditioning that cross-attention reads: `image_tokens`, or `text`."""
+    image_prompt_dim: int | None = None
+    """Width of those tokens if a linear layer `clip_fc` brings them to `context_dim`."""
+    place_embedding: bool = False
+    """Adds a linear map of `place_table` to conv_in's output. A pretrained network knows places from its convolutions' padding;
+    one trained from scratch finds the same place in a reference much sooner if told."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.context_field not in CONTEXT_FIELDS:
+            raise ConfigError(
+                f"cross-attention cannot read '{self.context_field}'{nearest(self.context_field, CONTEXT_FIELDS)}"
+            )
 
 
 def attention_paths(config: UNetConfig) -> tuple[str, ...]:
@@ -114,7 +123,7 @@ def embed_time(timestep: Num[Array, " t"], width: int, dtype: Any) -> Float[Arra
     return TimestepEmbedding(4 * width, dtype=dtype, name="time_embedding")(waves)
 
 
-def run_encoder(config: UNetConfig, style: Style, x: Features, inputs: Inputs) -> tuple[Features, list[Features]]:
+def run_encoder(config: LevelsConfig, style: Style, x: Features, inputs: Inputs) -> tuple[Features, list[Features]]:
     """The modules `down_blocks_i` on conv_in's output: the coarsest result, and all skips, finest first; called inside a
     compact method."""
     skips, last = [x], len(config.block_out_channels) - 1
@@ -124,6 +133,44 @@ def run_encoder(config: UNetConfig, style: Style, x: Features, inputs: Inputs) -
         x, new = block(x, inputs)
         skips += new
     return x, skips
+
+
+def join_inputs(
+    config: LevelsConfig, x: Float[Array, "b f h w c"], conditioning: Conditioning
+) -> Float[Array, "b f h w z"]:
+    """The first convolution's input: the noisy latents and what `joined_inputs` names."""
+    parts = [x]
+    for field in config.joined_inputs:
+        value = getattr(conditioning, field)
+        spread = jnp.zeros(()) if value is None else rearrange(value, INPUT_FIELDS[field])
+        parts.append(jnp.broadcast_to(spread, (*x.shape[:-1], config.joined_width(field))).astype(x.dtype))
+    return jnp.concatenate(parts, axis=-1)
+
+
+def run_unet(config: LevelsConfig, style: Style, x: Features, inputs: Inputs) -> Features:
+    """Encoder, middle and decoder on conv_in's output; called inside a compact method."""
+    widths = config.block_out_channels
+    x, skips = run_encoder(config, style, x, inputs)
+    skips = [
+        run_slots(style, inputs, Site("skips", i, None, skip.shape[-1]), skip, "after_encoder")
+        for i, skip in enumerate(skips)
+    ]
+    x = MidBlock(style, widths[-1], name="mid_block")(x, inputs)
+    x = run_slots(style, inputs, Site("mid_block", 0, None, widths[-1]), x, "after_mid")
+    for i, level in enumerate(reversed(range(len(widths)))):
+        if style.stop_at in inputs.features:
+            return x
+        used = [skips.pop() for _ in range(config.layers_per_block + 1)]
+        size = skips[-1].shape[1:3] if skips else None
+        attend = config.attention_levels[level]
+        x = UpBlock(style, i, level, widths[level], attend, level > 0, name=f"up_blocks_{i}")(x, used, inputs, size)
+    return x
+
+
+def output_head(config: LevelsConfig, x: Features, dtype: Any) -> Features:
+    """Group norm, SiLU, convolution to the prediction; called inside a compact method."""
+    x = jax.nn.silu(GroupNorm(config.norm_groups, name="conv_norm_out")(x))
+    return conv3x3(config.out_channels, dtype=dtype, name="conv_out")(x)
 
 
 class UNet(nn.Module):
@@ -163,7 +210,7 @@ class UNet(nn.Module):
         context = None if config.context_dim is None else self._context(conditioning, batch)
         inputs = Inputs(time, context, conditioning, frames, {})
 
-        hidden = self._joined(x, conditioning)
+        hidden = join_inputs(config, x, conditioning)
         hidden = conv3x3(config.block_out_channels[0], dtype=self.dtype, name="conv_in")(
             hidden.reshape(-1, *hidden.shape[2:])
         )
@@ -171,10 +218,11 @@ class UNet(nn.Module):
             place = place_table(*hidden.shape[1:3])
             hidden = hidden + nn.Dense(hidden.shape[-1], dtype=self.dtype, name="place_embedding")(place)
         hidden = run_slots(style, inputs, Site("conv_in", 0, 0, hidden.shape[-1]), hidden, "after_conv_in")
-        hidden = self._unet(style, hidden, inputs)
-        out = (
-            self._head(hidden).reshape(batch, frames, *x.shape[2:4], -1).astype(x.dtype) if config.output_head else None
-        )
+        hidden = run_unet(config, style, hidden, inputs)
+        out = None
+        if config.output_head:
+            head = output_head(config, hidden, self.dtype)
+            out = head.reshape(batch, frames, *x.shape[2:4], -1).astype(x.dtype)
         if not capture:
             return out
         return out, {path: y.reshape(batch, frames, *y.shape[1:]) for path, y in inputs.features.items()}
@@ -185,16 +233,6 @@ class UNet(nn.Module):
         slots = tuple(s for s in (residual_slot(), *self.slots, *temporal) if use_temporal or not s.over_time)
         stop_at = None if config.output_head else attention_paths(config)[-1]
         return Style(config.num_heads, config.norm_groups, slots, config.gradient_checkpointing, stop_at, self.dtype)
-
-    def _joined(self, x: Float[Array, "b f h w c"], conditioning: Conditioning) -> Float[Array, "b f h w z"]:
-        """The first convolution's input: the noisy latents and what `joined_inputs` names."""
-        parts = [x]
-        for field in self.config.joined_inputs:
-            value = getattr(conditioning, field)
-            spread = jnp.zeros(()) if value is None else rearrange(value, INPUT_FIELDS[field])
-            part = jnp.broadcast_to(spread, (*x.shape[:-1], self.config.joined_width(field)))
-            parts.append(part.astype(x.dtype))
-        return jnp.concatenate(parts, axis=-1)
 
     def _context(self, conditioning: Conditioning, batch: int) -> Float[Array, "b k d"]:
         """Tokens for cross-attention. Equal tokens attend like one of them, so zero tokens need no number."""
@@ -209,28 +247,3 @@ class UNet(nn.Module):
                 "set image_prompt_dim to project them"
             )
         return tokens
-
-    def _unet(self, style: Style, x: Features, inputs: Inputs) -> Features:
-        """Encoder, middle, decoder."""
-        config = self.config
-        widths = config.block_out_channels
-        x, skips = run_encoder(config, style, x, inputs)
-        skips = [
-            run_slots(style, inputs, Site("skips", i, None, skip.shape[-1]), skip, "after_encoder")
-            for i, skip in enumerate(skips)
-        ]
-        x = MidBlock(style, widths[-1], name="mid_block")(x, inputs)
-        x = run_slots(style, inputs, Site("mid_block", 0, None, widths[-1]), x, "after_mid")
-        for i, level in enumerate(reversed(range(len(widths)))):
-            if style.stop_at in inputs.features:
-                return x
-            used = [skips.pop() for _ in range(config.layers_per_block + 1)]
-            size = skips[-1].shape[1:3] if skips else None
-            attend = config.attention_levels[level]
-            x = UpBlock(style, i, level, widths[level], attend, level > 0, name=f"up_blocks_{i}")(x, used, inputs, size)
-        return x
-
-    def _head(self, x: Features) -> Features:
-        """Group norm, SiLU, convolution to the prediction."""
-        x = jax.nn.silu(GroupNorm(self.config.norm_groups, name="conv_norm_out")(x))
-        return conv3x3(self.config.out_channels, dtype=self.dtype, name="conv_out")(x)

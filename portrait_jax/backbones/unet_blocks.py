@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from flax import linen as nn
 
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.nn.resnet import Downsample, ResnetBlock, Upsample
-from portrait_jax.nn.slots import Site, Slot, apply_slots
+from portrait_jax.nn.slots import Site, Slot, apply_slots, heads_at
 from portrait_jax.nn.transformer import SpatialTransformer
 from portrait_jax.typing import Array, Float
 
@@ -18,17 +19,42 @@ Features = Float[Array, "_ _ _ _"]
 """Frames folded into the batch, batch-major: (b·f, h, w, c)."""
 
 
+def make_transformer(style: Style, site: Site) -> nn.Module:
+    """The spatial transformer of a site."""
+    kind = nn.remat(SpatialTransformer, static_argnums=(5,)) if style.remat else SpatialTransformer
+    return kind(
+        heads_at(style.heads, site),
+        site,
+        style.slots,
+        style.groups,
+        norm_only=transformer_path(site) == style.stop_at,
+        dtype=style.dtype,
+        name=f"attentions_{site.index}",
+    )
+
+
+def run_resnet(style: Style, inputs: Inputs, site: Site, x: Features, channels: int) -> Features:
+    """The residual block of a site."""
+    resnet = nn.remat(ResnetBlock) if style.remat else ResnetBlock
+    return resnet(channels, style.groups, dtype=style.dtype, name=f"resnets_{site.index}")(x, inputs.time)
+
+
 @dataclass(frozen=True)
 class Style:
     """What all blocks of one UNet have in common."""
 
-    heads: int
+    heads: int | tuple[int, ...]
+    """Of attention: one number, or one per level."""
     groups: int
     slots: tuple[Slot, ...]
     remat: bool
     stop_at: str | None
     """Path of the transformer after whose first norm the network ends; None: it runs to the end."""
     dtype: Any
+    resnet: Callable[..., Features] = run_resnet
+    """(style, inputs, site, features, channels) → features, through `resnets_i`; called inside a block's compact method."""
+    transformer: Callable[..., nn.Module] = make_transformer
+    """(style, site) → the module `attentions_i`, called as a `SpatialTransformer`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +63,7 @@ class Inputs:
 
     time: Float[Array, "t e"]
     """One row per clip, or per frame."""
-    context: Float[Array, "b k d"] | None
+    context: Float[Array, "b *f k d"] | None
     conditioning: Conditioning
     frames: int
     features: dict[str, Array]
@@ -48,8 +74,7 @@ def run_layer(
     style: Style, inputs: Inputs, site: Site, x: Features, channels: int, *, attend: bool, slots: bool = True
 ) -> Features:
     """One layer: `resnets_i`, `attentions_i` if `attend`, slots. Called inside a block's compact method."""
-    resnet = nn.remat(ResnetBlock) if style.remat else ResnetBlock
-    x = resnet(channels, style.groups, dtype=style.dtype, name=f"resnets_{site.index}")(x, inputs.time)
+    x = style.resnet(style, inputs, site, x, channels)
     if attend:
         x = run_transformer(style, inputs, site, x)
     return run_slots(style, inputs, site, x) if slots else x
@@ -59,16 +84,7 @@ def run_transformer(style: Style, inputs: Inputs, site: Site, x: Features) -> Fe
     """The spatial transformer `attentions_i` of a site; notes its reference features."""
     path = transformer_path(site)
     reference = (inputs.conditioning.reference or {}).get(path)
-    transformer = nn.remat(SpatialTransformer, static_argnums=(5,)) if style.remat else SpatialTransformer
-    module = transformer(
-        style.heads,
-        site,
-        style.slots,
-        style.groups,
-        norm_only=path == style.stop_at,
-        dtype=style.dtype,
-        name=f"attentions_{site.index}",
-    )
+    module = style.transformer(style, site)
     x, tokens = module(x, inputs.context, reference, inputs.conditioning, inputs.frames)
     inputs.features[path] = tokens
     return x

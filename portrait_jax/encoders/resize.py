@@ -39,3 +39,18 @@ def bicubic_weights(old: int, new: int) -> np.ndarray:
     weights = np.where(x < 1, near, np.where(x < 2, far, 0)) * ((place >= first) & (place < last))
     fixed = weights / weights.sum(1, keepdims=True) * (1 << BITS)
     return np.trunc(fixed + np.copysign(0.5, fixed)).astype(np.int32)
+
+
+def plain_cubic_weights(old: int, new: int, scale: float | None = None) -> np.ndarray:
+    """Weights (new, old) float32 of PyTorch's bicubic interpolation (a = −0.75) without antialiasing, borders repeated.
+
+    `scale` is the factor by which coordinates grow; None: new / old.
+    """
+    place = (np.arange(new) + 0.5) / (scale or new / old) - 0.5
+    first = np.floor(place).astype(int)
+    weights = np.zeros((new, old))
+    for tap in range(-1, 3):
+        x, a = np.abs(place - (first + tap)), -0.75
+        near, far = ((a + 2) * x - (a + 3)) * x * x + 1, ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        np.add.at(weights, (np.arange(new), np.clip(first + tap, 0, old - 1)), np.where(x <= 1, near, far))
+    return weights.astype(np.float32)

@@ -60,8 +60,10 @@ class TimestepEmbedding(nn.Module):
 
     width: int
     dtype: Any = jnp.float32
+    out: int | None = None
+    """Of the result, if that is another width."""
 
     @nn.compact
-    def __call__(self, sinusoid: Float[Array, "b d"]) -> Float[Array, "b width"]:
+    def __call__(self, sinusoid: Float[Array, "b d"]) -> Float[Array, "b _"]:
         hidden = jax.nn.silu(nn.Dense(self.width, dtype=self.dtype, name="linear_1")(sinusoid))
-        return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(hidden)
+        return nn.Dense(self.out or self.width, dtype=self.dtype, name="linear_2")(hidden)

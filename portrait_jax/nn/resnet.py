@@ -43,9 +43,9 @@ class ResnetBlock(nn.Module):
 
 
 class TemporalResnetBlock(nn.Module):
-    """norm1 → SiLU → conv1 → norm2 → SiLU → conv2 along time, plus the input; norms are over all frames.
+    """norm1 → SiLU → conv1 → + time → norm2 → SiLU → conv2 along time, plus the input; norms are over all frames.
 
-    Source: diffusers `TemporalResnetBlock`, as the temporal decoder of Stable Video Diffusion uses it (no noise level).
+    Source: diffusers `TemporalResnetBlock`, as Stable Video Diffusion uses it; its temporal decoder gives no noise level.
     """
 
     eps: float = 1e-5
@@ -53,42 +53,63 @@ class TemporalResnetBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
-        hidden = x
-        for i in (1, 2):
-            hidden = jax.nn.silu(GroupNorm(self.groups, self.eps, name=f"norm{i}")(hidden))
-            hidden = TemporalConv(x.shape[-1], self.dtype, name=f"conv{i}")(hidden)
-        return x + hidden
+    def __call__(
+        self, x: Float[Array, "b f h w c"], time: Float[Array, "t e"] | None = None
+    ) -> Float[Array, "b f h w c"]:
+        """`time` is the embedded noise level, one row per clip or per frame."""
+        channels = x.shape[-1]
+
+        def convolved(number: int, x: Array) -> Array:
+            x = jax.nn.silu(GroupNorm(self.groups, self.eps, name=f"norm{number}")(x))
+            return TemporalConv(channels, self.dtype, name=f"conv{number}")(x)
+
+        hidden = convolved(1, x)
+        if time is not None:
+            shift = nn.Dense(channels, dtype=self.dtype, name="time_emb_proj")(jax.nn.silu(time))
+            hidden = hidden + shift.reshape(x.shape[0], -1, 1, 1, channels)
+        return x + convolved(2, hidden)
 
 
 class AlphaBlender(nn.Module):
-    """(1 − s) · spatial + s · temporal with one learned s = sigmoid(mix_factor)."""
+    """s · first + (1 − s) · second with one learned s = sigmoid(mix_factor)."""
+
+    start: float = 0.0
+    """Of mix_factor in a new network."""
 
     @nn.compact
-    def __call__(self, spatial: Float[Array, "*shape"], temporal: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        share = jax.nn.sigmoid(self.param("mix_factor", nn.initializers.zeros, (1,))).astype(spatial.dtype)
-        return spatial + share * (temporal - spatial)
+    def __call__(self, first: Float[Array, "*shape"], second: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        share = jax.nn.sigmoid(self.param("mix_factor", nn.initializers.constant(self.start), (1,)))
+        return second + share.astype(first.dtype) * (first - second)
 
 
 class SpatioTemporalResnetBlock(nn.Module):
     """A residual block per frame, one along time on its result, and a blend of the two.
 
-    Source: diffusers `SpatioTemporalResBlock` with `merge_strategy="learned"`, as the temporal decoder uses it.
+    Source: diffusers `SpatioTemporalResBlock`; its backbone learns the share of the spatial part, its temporal decoder
+    that of the temporal one (`temporal_share`).
     """
 
     channels: int
     groups: int = 32
     eps: float = 1e-6
     temporal_eps: float = 1e-5
+    temporal_share: bool = True
+    start: float = 0.0
+    """Of the blend's mix_factor in a new network."""
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "bf h w c"], frames: int) -> Float[Array, "bf h w out"]:
-        """`x` holds clips of `frames` frames, one after the other."""
-        spatial = ResnetBlock(self.channels, self.groups, self.eps, self.dtype, name="spatial_res_block")(x)
+    def __call__(
+        self, x: Float[Array, "bf h w c"], frames: int, time: Float[Array, "t e"] | None = None
+    ) -> Float[Array, "bf h w out"]:
+        """`x` holds clips of `frames` frames, one after the other; `time` has one row per clip or per frame."""
+        spatial = ResnetBlock(self.channels, self.groups, self.eps, self.dtype, name="spatial_res_block")(x, time)
         video = spatial.reshape(-1, frames, *spatial.shape[1:])
-        temporal = TemporalResnetBlock(self.temporal_eps, self.groups, self.dtype, name="temporal_res_block")(video)
-        return AlphaBlender(name="time_mixer")(spatial, temporal.reshape(spatial.shape))
+        temporal = TemporalResnetBlock(self.temporal_eps, self.groups, self.dtype, name="temporal_res_block")(
+            video, time
+        ).reshape(spatial.shape)
+        pair = (temporal, spatial) if self.temporal_share else (spatial, temporal)
+        return AlphaBlender(self.start, name="time_mixer")(*pair)
 
 
 class Downsample(nn.Module):

@@ -13,7 +13,8 @@ from portrait_jax.errors import ConfigError, ShapeError, nearest
 from portrait_jax.typing import Array
 
 POSITIONS = (
-    "after_conv_in", "after_attn1", "in_attn2", "after_attn2", "after_layer", "after_level", "after_encoder", "after_mid",
+    "after_conv_in", "after_attn1", "in_attn2", "after_attn2", "in_temporal_attn2", "after_layer", "after_level",
+    "after_encoder", "after_mid",
 )  # fmt: skip
 """Where a slot may sit, in the order in which they run.
 
@@ -22,13 +23,14 @@ after_attn1     in every spatial transformer, after self-attention (with referen
 in_attn2        inside cross-attention, on the values it gathered, before its output projection, on "b f n d"; the module also
                 gets the queries "b f n d"
 after_attn2     after cross-attention
+in_temporal_attn2   as in_attn2, inside the cross-attention of a temporal transformer; there all frames read the same tokens
 after_layer     after each residual block and its spatial transformer if it has one, on "b f h w c"
 after_level     after the last layer of each level of the encoder, on "b f h w c"; the sum is also that layer's skip connection
 after_encoder   on each skip connection "b f h w c" once the encoder is done; the site's index counts them
 after_mid       once, on the output "b f h w c" of the middle block
 """
 
-INSIDE = ("after_attn1", "in_attn2", "after_attn2")
+INSIDE = ("after_attn1", "in_attn2", "after_attn2", "in_temporal_attn2")
 """Positions inside a transformer block."""
 
 
@@ -42,6 +44,13 @@ class Site:
     channels: int
 
 
+def heads_at(heads: int | tuple[int, ...], site: Site) -> int:
+    """Attention heads at a site: one number for all, or one per level (the middle has the coarsest level's)."""
+    if isinstance(heads, int):
+        return heads
+    return heads[-1 if site.level is None else site.level]
+
+
 @dataclass(frozen=True)
 class Slot:
     """A module put at every site of one kind.
@@ -49,7 +58,7 @@ class Slot:
     `make(site, dtype=…, name=…)` returns the module; its call takes the features and the value of the conditioning field
     (or the features alone if `field` is None) and returns features of the same shape, residual included. A slot whose field
     is None in the conditioning is passed over. Its parameters are found under `name_index` in the site's block, or under
-    `name` in the transformer block (in_attn2: in the attention layer) it sits in.
+    `name` in the transformer block (in_attn2, in_temporal_attn2: in the attention layer) it sits in.
     """
 
     where: str
