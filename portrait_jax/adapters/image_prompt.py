@@ -21,6 +21,7 @@ from portrait_jax.nn.attention import attention, split_heads
 from portrait_jax.nn.feedforward import gelu
 from portrait_jax.nn.norms import LayerNorm
 from portrait_jax.nn.slots import Slot
+from portrait_jax.nn.spatio_temporal import of_clip, of_frames
 from portrait_jax.typing import Array, Float, PRNGKeyArray, PyTree
 
 Tokens = Float[Array, "b k d"]
@@ -196,17 +197,23 @@ class ImagePromptAttention(nn.Module):
     heads: int
     scale: float = 1.0
     dtype: Any = jnp.float32
+    over_time: str | None = None
+    """How tokens that frames have for themselves become those of the clip, see `nn.spatio_temporal`; None: each frame reads its
+    own."""
 
     @nn.compact
     def __call__(
-        self, values: Float[Array, "b f n c"], tokens: Tokens, queries: Float[Array, "b f n c"]
+        self, values: Float[Array, "b f n c"], tokens: Float[Array, "b *f k d"], queries: Float[Array, "b f n c"]
     ) -> Float[Array, "b f n c"]:
-        batch, width = values.shape[0], values.shape[-1]
+        """`tokens` belong to clips, or to each of their frames."""
+        if self.over_time is not None:
+            tokens = of_clip(tokens, self.over_time)
+        items, width = of_frames(tokens), values.shape[-1]
         k, v = (
-            split_heads(nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(tokens), self.heads)
+            split_heads(nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(items), self.heads)
             for name in ("to_k_ip_0", "to_v_ip_0")
         )
-        own = attention(split_heads(queries.reshape(batch, -1, width), self.heads), k, v)
+        own = attention(split_heads(queries.reshape(len(items), -1, width), self.heads), k, v)
         return values + self.scale * own.reshape(values.shape)
 
 

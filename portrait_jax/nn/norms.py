@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -70,6 +72,22 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         return layer_norm(x, scale, bias, self.eps)
+
+
+class AdaLayerNorm(nn.Module):
+    """`layer_norm` whose shift and scale a condition tells: norm(x) · (1 + scale) + shift, by the linear layer `linear` on
+    SiLU(condition), zero at the start; its first half is the shift."""
+
+    eps: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"], condition: Float[Array, "b e"]) -> Float[Array, "b n d"]:
+        width = x.shape[-1]
+        zero = nn.initializers.zeros
+        told = nn.Dense(2 * width, kernel_init=zero, dtype=self.dtype, name="linear")(jax.nn.silu(condition))
+        shift, scale = jnp.split(told[:, None], 2, axis=-1)
+        return layer_norm(x, jnp.ones(width), jnp.zeros(width), self.eps) * (1 + scale) + shift
 
 
 class BatchNorm(nn.Module):

@@ -14,7 +14,7 @@ from tests.golden import manifest
 from tests.weights import nested
 
 ALL = sorted(layouts())
-RELEASES = ("follow_your_emoji_manifest.json", "xnemo_manifest.json")
+RELEASES = ("follow_your_emoji_manifest.json", "xnemo_manifest.json", "hunyuan_portrait_manifest.json")
 
 
 def published(name: str) -> list:

@@ -1,0 +1,42 @@
+"""Decoupled motion attention: in every cross-attention a second pair of keys and values, of what the face does.
+
+Source: HunyuanPortrait (arXiv 2503.18860, section 3.2; Tencent-Hunyuan/HunyuanPortrait,
+src/models/condition/attention_processor.py), after IP-Adapter (arXiv 2308.06721).
+"""
+
+from __future__ import annotations
+
+from flax import traverse_util
+
+from portrait_jax.adapters.image_prompt import ImagePromptAttention
+from portrait_jax.nn.slots import Slot, heads_at
+from portrait_jax.typing import PyTree
+
+NAME = "processor"
+
+
+def decoupled_motion_slots(
+    heads: int | tuple[int, ...], scale: float = 1.0, over_time: str = "mean", field: str = "motion"
+) -> tuple[Slot, Slot]:
+    """Puts it into the cross-attentions of a spatio-temporal backbone with `heads` heads (one number, or one per level).
+
+    Layers over places read each frame's tokens, layers over time those of the window, joined by the rule `over_time`.
+    `scale`: how strongly the motion speaks beside the portrait's tokens.
+    """
+
+    def spatial(site, *, dtype, name):
+        return ImagePromptAttention(heads_at(heads, site), scale, dtype, name=name)
+
+    def temporal(site, *, dtype, name):
+        return ImagePromptAttention(heads_at(heads, site), scale, dtype, over_time, name=name)
+
+    return Slot("in_attn2", NAME, spatial, field=field), Slot("in_temporal_attn2", NAME, temporal, field=field)
+
+
+def copied_from_base(params: PyTree) -> PyTree:
+    """A backbone's parameters with every second pair of keys and values a copy of the first: where training starts."""
+    flat = traverse_util.flatten_dict(params)
+    for *block, owner, layer, leaf in list(flat):
+        if owner == NAME and layer in ("to_k_ip_0", "to_v_ip_0"):
+            flat[(*block, owner, layer, leaf)] = flat[(*block, layer.removesuffix("_ip_0"), leaf)]
+    return traverse_util.unflatten_dict(flat)
