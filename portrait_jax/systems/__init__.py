@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 SYSTEMS = {
     "follow_your_emoji": "portrait_jax.systems.follow_your_emoji:FollowYourEmoji",
+    "hunyuan_portrait": "portrait_jax.systems.hunyuan_portrait:HunyuanPortrait",
     "xnemo": "portrait_jax.systems.xnemo:XNemo",
 }
 """Tasks that animate portraits, which is to say that they keep the protocol `systems.system.System`."""

@@ -1,0 +1,49 @@
+"""A ring of overlapped windows: the video's end runs on into its beginning, and all windows move on at every step.
+
+Both ends of what drives the video fade to nothing, so that the ring closes where nothing moves. Predictions are averaged by
+`long_video.shifted`.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from portrait_jax.errors import ConfigError
+from portrait_jax.typing import Array, Float, Int
+
+
+def ring_windows(frames: int, length: int, overlap: int) -> Int[np.ndarray, "win f"]:
+    """Frame numbers of windows of `length` frames, `length − overlap` apart, the last ones running on into the beginning; in a
+    video shorter than a window frames come twice.
+
+    Raises:
+        ConfigError: unless frames ≥ 1 and 0 ≤ overlap < length.
+    """
+    if frames < 1 or not 0 <= overlap < length:
+        raise ConfigError(
+            f"a ring needs frames >= 1 and 0 <= overlap < length, not {frames}, {overlap} and {length}; give longer "
+            "windows or a smaller overlap"
+        )
+    starts = np.arange(0, frames, length - overlap)
+    return (starts[:, None] + np.arange(length)) % frames
+
+
+def ring_offsets(steps: int, length: int, shift: int) -> Int[np.ndarray, " s"]:
+    """By how many frames the windows have moved at each step: backwards by `shift` more each time, a window's length at most."""
+    return -(np.arange(steps) * shift % length)
+
+
+def faded(signal: Float[Array, "b f *rest"], pad: int) -> Float[Array, "b g *rest"]:
+    """`pad` frames before, from nothing to the first frame, and as many after, from the last frame to nothing.
+
+    The values at i = 0 … pad − 1 are first · i/pad and last · (1 − i/pad).
+    """
+    rise = (jnp.arange(pad) / max(pad, 1)).reshape(1, pad, *[1] * (signal.ndim - 2))
+    return jnp.concatenate([signal[:, :1] * rise, signal, signal[:, -1:] * (1 - rise)], axis=1)
+
+
+def held(signal: Float[Array, "b f *rest"], pad: int) -> Float[Array, "b g *rest"]:
+    """`pad` more frames at either end, all of them the first frame: what the release shows of poses there."""
+    first = jnp.repeat(signal[:, :1], pad, axis=1)
+    return jnp.concatenate([first, signal, first], axis=1)
