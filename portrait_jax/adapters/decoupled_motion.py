@@ -34,9 +34,10 @@ def decoupled_motion_slots(
 
 
 def copied_from_base(params: PyTree) -> PyTree:
-    """A backbone's parameters with every second pair of keys and values a copy of the first: where training starts."""
+    """A backbone's parameters with a second pair of keys and values in every cross-attention, copies of the first: where
+    training starts. `params` may have such pairs or not."""
     flat = traverse_util.flatten_dict(params)
-    for *block, owner, layer, leaf in list(flat):
-        if owner == NAME and layer in ("to_k_ip_0", "to_v_ip_0"):
-            flat[(*block, owner, layer, leaf)] = flat[(*block, layer.removesuffix("_ip_0"), leaf)]
+    for path in list(flat):
+        if len(path) > 2 and path[-3] == "attn2" and path[-2] in ("to_k", "to_v"):
+            flat[(*path[:-2], NAME, f"{path[-2]}_ip_0", path[-1])] = flat[path]
     return traverse_util.unflatten_dict(flat)

@@ -1,7 +1,6 @@
 """How much a face moves, as two levels: of its expression and of the head (HunyuanPortrait, arXiv 2503.18860, section 3.3).
 
-Both are read from five points, (right eye, left eye, nose, right and left corner of the mouth, as seen from the person's front:
-left to right in the picture). Paper and release measure a little differently, see `RULES`.
+Both are read from five points (`face.five_points`). Paper and release measure a little differently, see `RULES`.
 """
 
 from __future__ import annotations

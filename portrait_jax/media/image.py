@@ -62,11 +62,18 @@ def write_image(path: FilePath, image: Image) -> None:
         raise InputFileError(f"cannot write the image {path}: {error}") from error
 
 
-def resize(image: Image, height: int, width: int) -> UInt8[np.ndarray, "{height} {width} 3"]:
-    """Resizes without keeping the aspect ratio: Lanczos, anti-aliased when shrinking."""
+FILTERS = {
+    "lanczos": PillowImage.Resampling.LANCZOS,
+    "bicubic": PillowImage.Resampling.BICUBIC,
+    "bilinear": PillowImage.Resampling.BILINEAR,
+}
+
+
+def resize(image: Image, height: int, width: int, kind: str = "lanczos") -> UInt8[np.ndarray, "{height} {width} 3"]:
+    """Resizes without keeping the aspect ratio, anti-aliased when shrinking; `kind` is one of `FILTERS`."""
     if image.shape[:2] == (height, width):
         return image
-    return np.array(PillowImage.fromarray(image).resize((width, height), PillowImage.Resampling.LANCZOS))
+    return np.array(PillowImage.fromarray(image).resize((width, height), FILTERS[kind]))
 
 
 def letterbox(image: Image, height: int, width: int, fill: int = 0) -> UInt8[np.ndarray, "{height} {width} 3"]:

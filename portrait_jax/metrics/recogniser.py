@@ -12,38 +12,21 @@ import numpy as np
 
 from portrait_jax.encoders.arcface import ArcFace, ArcFaceConfig
 from portrait_jax.errors import CheckpointError, ShapeError
-from portrait_jax.face.topology import index
+from portrait_jax.face.five_points import FIVE_POINTS, TEMPLATE, five_points, similarity
 from portrait_jax.training.checkpoints import compare
 from portrait_jax.training.params import load_params
 from portrait_jax.typing import Float, Image, Params, UInt8, Video
 
 SUBNET = "face_recogniser"
-TEMPLATE = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
-)
-"""Where insightface's recognisers expect eyes, nose tip and mouth corners, from left to right, in 112×112 pixels."""
-FIVE_POINTS = ((33, 133), (362, 263), (4,), (61,), (291,))
-"""The same five by MediaPipe's landmarks, each the mean of its points."""
-
-
-def five_points(landmarks_px: Float[np.ndarray, "478 d"]) -> Float[np.ndarray, "5 2"]:
-    """Eyes, nose tip and mouth corners of one face in pixels."""
-    return np.stack([landmarks_px[index(points), :2].mean(axis=0) for points in FIVE_POINTS]).astype(np.float32)
 
 
 def aligned_face(
     image: Image, landmarks_px: Float[np.ndarray, "478 d"], size: int = 112
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The face turned, scaled and moved onto the template by the least-squares similarity of its five points."""
-    source, target = five_points(landmarks_px), TEMPLATE * (size / 112)
-    a, b = source - source.mean(axis=0), target - target.mean(axis=0)
-    # A similarity is a complex factor: the least-squares one is ⟨a, b⟩ / ⟨a, a⟩.
-    a, b = a[:, 0] + 1j * a[:, 1], b[:, 0] + 1j * b[:, 1]
-    factor = np.vdot(a, b) / max(np.vdot(a, a).real, 1e-8)
-    linear = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
     # Landmarks count from the corner, OpenCV from pixel centres.
-    shift = target.mean(axis=0) - 0.5 - linear @ (source.mean(axis=0) - 0.5)
-    return cv2.warpAffine(image, np.column_stack([linear, shift]), (size, size), flags=cv2.INTER_LINEAR)
+    matrix = similarity(five_points(landmarks_px) - 0.5, TEMPLATE * (size / 112) - 0.5)
+    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
 
 
 class Recogniser:

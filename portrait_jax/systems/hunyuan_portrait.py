@@ -42,14 +42,17 @@ from portrait_jax.long_video.shifted import sample_joint
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.hunyuan_settings import (
     ANGLES,
+    COLOURS,
     LossConfig,
     PortraitConfig,
     RingConfig,
     check_equal,
+    jittered,
     scaled,
     without,
 )
 from portrait_jax.systems.system import SamplingConfig
+from portrait_jax.training.augment import AugmentConfig
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
 
@@ -72,6 +75,7 @@ class HunyuanPortrait:
     portrait: PortraitConfig
     ring: RingConfig
     loss_config: LossConfig
+    augment_config: AugmentConfig
     sampling: SamplingConfig
     stages: Mapping[str, Stage]
     image_size: int
@@ -125,6 +129,7 @@ class HunyuanPortrait:
             portrait=from_mapping(PortraitConfig, model.portrait),
             ring=from_mapping(RingConfig, config.ring),
             loss_config=from_mapping(LossConfig, config.loss),
+            augment_config=from_mapping(AugmentConfig, {**vars(COLOURS), **config.augment}),
             sampling=from_mapping(SamplingConfig, config.sampling),
             stages={config.stage: Stage.from_config(config.train)} if "train" in config else {},
             image_size=model.image_size,
@@ -363,6 +368,7 @@ class HunyuanPortrait:
         clips, frames = clean.shape[:2]
         portrait = self.encode_portrait(params, batch["reference"], batch["aligned"])
         faces, heads = (batch[name].astype(jnp.float32) / 255 for name in ("faces", "heads"))
+        faces = jittered(keys[4], faces, self.augment_config)
         motion = self.motion_tokens(params, faces, heads, batch["head_level"], batch["expression_level"])
         skeletons = batch.get("skeletons")
         if skeletons is not None:

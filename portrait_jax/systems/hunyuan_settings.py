@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.errors import ConfigError, nearest
-from portrait_jax.typing import Array, Num
+from portrait_jax.training.augment import MARGIN, AugmentConfig, augment
+from portrait_jax.typing import Array, Float, Num, PRNGKeyArray
 
 ANGLES = 6
 """Last features of a motion token: three angles in degrees, and three places for the translation, which stay zero."""
@@ -71,6 +72,20 @@ class LossConfig:
     """Share of clips trained without motion alone."""
     drop_pose: float = 0.2
     """Share of clips whose skeletons are black."""
+
+
+COLOURS = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, scale=0.05, uneven=0.0, bend=0.0)
+"""Of face crops in training (§3.5 names colours; the strengths and the slight change of size are ours)."""
+
+
+def jittered(
+    rng: PRNGKeyArray, faces_01: Float[Array, "b f s s 3"], config: AugmentConfig
+) -> Float[Array, "b f s s 3"]:
+    """Face crops in other colours and of slightly other size, alike for all frames of a clip: less of them says who it is."""
+    side = faces_01.shape[2]
+    edge = side / 2 * (1 - 1 / MARGIN)
+    box = jnp.array([edge, edge, side - edge, side - edge])
+    return augment(rng, faces_01, jnp.broadcast_to(box, (*faces_01.shape[:2], 4)), side, config)
 
 
 def check_equal(pairs: Mapping[str, tuple[int, int]]) -> None:

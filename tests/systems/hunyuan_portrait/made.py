@@ -13,7 +13,7 @@ from portrait_jax.encoders.arcface import ArcFaceConfig
 from portrait_jax.encoders.dinov2 import DINOv2Config
 from portrait_jax.encoders.face_motion import EXPRESSION, HEAD_POSE
 from portrait_jax.systems.hunyuan_portrait import HunyuanPortrait
-from portrait_jax.systems.hunyuan_settings import LossConfig, PortraitConfig, RingConfig
+from portrait_jax.systems.hunyuan_settings import COLOURS, LossConfig, PortraitConfig, RingConfig
 from portrait_jax.systems.system import SamplingConfig
 
 
@@ -36,6 +36,7 @@ def system(width: int, **changes) -> HunyuanPortrait:
         "portrait": PortraitConfig(),
         "ring": RingConfig(),
         "loss_config": LossConfig(),
+        "augment_config": COLOURS,
         "sampling": SamplingConfig(solver="euler", steps=25, window=25, overlap=3),
         "stages": {},
         "image_size": 32,
