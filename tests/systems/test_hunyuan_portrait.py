@@ -78,6 +78,7 @@ def test_a_video_is_sampled_on_the_ring_and_its_ends_are_cut_off(branches):
     assert np.abs(run(params(), moved) - video).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_motion_attention_of_a_new_denoiser_is_a_copy_of_the_portraits():
     made = jax.jit(lambda key: system().init(key)["denoiser"]["mid_block"]["attentions_0"])(jax.random.key(0))
     for block in ("transformer_blocks_0", "temporal_transformer_blocks_0"):
