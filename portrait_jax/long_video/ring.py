@@ -1,7 +1,7 @@
 """A ring of overlapped windows: the video's end runs on into its beginning, and all windows move on at every step.
 
 Both ends of what drives the video fade to nothing, so that the ring closes where nothing moves. Predictions are averaged by
-`long_video.shifted`.
+`long_video.joint`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.errors import ConfigError
+from portrait_jax.long_video.tiles import Tiles
 from portrait_jax.typing import Array, Float, Int
+
+
+def ring_tiles(frames: int, length: int, overlap: int, steps: int, shift: int) -> Tiles:
+    """The windows of `ring_windows`, moved at each of `steps` solver steps as `ring_offsets` says; all frames count alike."""
+    windows = ring_windows(frames, length, overlap)
+    return Tiles(frames, windows, np.ones(length), ring_offsets(steps, length, shift))
 
 
 def ring_windows(frames: int, length: int, overlap: int) -> Int[np.ndarray, "win f"]:

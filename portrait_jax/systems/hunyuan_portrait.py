@@ -36,9 +36,9 @@ from portrait_jax.encoders.dinov2 import DINOv2, DINOv2Config, imagenet_pixels
 from portrait_jax.encoders.face_motion import EXPRESSION, HEAD_POSE, head_pose
 from portrait_jax.encoders.resnet import ResNet, ResNetConfig
 from portrait_jax.errors import ConfigError
+from portrait_jax.long_video.joint import sample_joint
 from portrait_jax.long_video.overlap import frame_noise
-from portrait_jax.long_video.ring import faded, held, ring_offsets, ring_windows
-from portrait_jax.long_video.shifted import sample_joint
+from portrait_jax.long_video.ring import faded, held, ring_tiles
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.hunyuan_settings import (
     ANGLES,
@@ -82,10 +82,9 @@ class HunyuanPortrait:
     face_size: int
     """Pixels of the face crops that the motion encoders see."""
     dtype: Any
-    drawing_style: str = "none"
-    """It is driven by pictures."""
     name: str = "hunyuan_portrait"
 
+    driven_by: ClassVar[str] = "aligned faces"
     batch_keys: ClassVar[tuple[str, ...]] = (
         "frames", "reference", "aligned", "faces", "heads", "head_level", "expression_level",
     )  # fmt: skip
@@ -327,12 +326,10 @@ class HunyuanPortrait:
     ) -> Float[Array, "b f h w c"]:
         """`sample` from given unit-variance noise."""
         chosen = self.sampling
+        tiles = ring_tiles(noise.shape[1], chosen.window, chosen.overlap, chosen.steps, self.ring.shift)
         return sample_joint(
-            partial(self.denoise, params), branches, noise,
-            jnp.asarray(ring_offsets(chosen.steps, chosen.window, self.ring.shift)),
-            solver=self.solver(chosen.steps), guidance=self.guidance,
-            windows=ring_windows(noise.shape[1], chosen.window, chosen.overlap),
-        )  # fmt: skip
+            self.denoise, params, branches, noise, tiles, solver=self.solver(chosen.steps), guidance=self.guidance
+        )
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
         """Latents → images in [−1, 1], `ring.decode_chunk` frames at a time, which see each other."""
