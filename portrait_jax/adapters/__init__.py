@@ -1,5 +1,6 @@
 """What papers plug into a backbone."""
 
+from portrait_jax.adapters.audio import AudioAttention, AudioConfig, AudioProjection, audio_slot
 from portrait_jax.adapters.controlnet import ControlNet, ControlNetConfig
 from portrait_jax.adapters.decoupled_motion import copied_from_base, decoupled_motion_slots
 from portrait_jax.adapters.identity import IdentityAdapter, IdentityAdapterConfig, identity_adapter
@@ -17,6 +18,9 @@ from portrait_jax.adapters.reference_masking import mask_reference
 from portrait_jax.adapters.t2i_adapter import T2IAdapter, T2IAdapterConfig
 
 __all__ = [
+    "AudioAttention",
+    "AudioConfig",
+    "AudioProjection",
     "ControlNet",
     "ControlNetConfig",
     "IdentityAdapter",
@@ -30,6 +34,7 @@ __all__ = [
     "MotionMemoryConfig",
     "T2IAdapter",
     "T2IAdapterConfig",
+    "audio_slot",
     "copied_from_base",
     "decoupled_motion_slots",
     "identity_adapter",

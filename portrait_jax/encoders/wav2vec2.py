@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,11 @@ class Wav2Vec2Config:
         return samples
 
     @property
+    def hop(self) -> int:
+        """Samples from one vector to the next: 320 in the published sizes."""
+        return math.prod(self.conv_strides)
+
+    @property
     def shortest(self) -> int:
         """Samples of the shortest clip that gives one vector: 400 in the published sizes, 25 ms."""
         samples = 1
@@ -65,10 +71,16 @@ def normalise_waveform(samples: Float[Array, "b t"]) -> Float[Array, "b t"]:
 def interpolate(features: Features, length: int) -> Float[Array, "b frames d"]:
     """Linear interpolation along time to `length` vectors; the first and the last stay (corners aligned)."""
     last = features.shape[1] - 1
-    place = np.linspace(0, last, length) if length > 1 else np.zeros(1)
-    before = np.minimum(place.astype(np.int32), max(last - 1, 0))
-    share = jnp.asarray(place - before, jnp.float32)[None, :, None]
-    after = np.minimum(before + 1, last)
+    return sample_at(features, jnp.asarray(np.linspace(0, last, length) if length > 1 else np.zeros(1), jnp.float32))
+
+
+def sample_at(features: Features, places: Float[Array, " frames"]) -> Float[Array, "b frames d"]:
+    """Linear interpolation along time at `places`, counted in vectors from the first; beyond an end that end's vector."""
+    last = features.shape[1] - 1
+    places = jnp.clip(places, 0, last)
+    before = jnp.clip(jnp.floor(places).astype(jnp.int32), 0, max(last - 1, 0))
+    after = jnp.minimum(before + 1, last)
+    share = (places - before)[None, :, None]
     wide = features.astype(jnp.float32)
     return (wide[:, before] * (1 - share) + wide[:, after] * share).astype(features.dtype)
 
@@ -169,12 +181,19 @@ class Wav2Vec2(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, samples: Float[Array, "b t"], frames: int | None = None) -> Float[Array, "b n layers d"]:
+    def __call__(
+        self,
+        samples: Float[Array, "b t"],
+        frames: int | None = None,
+        *,
+        places: Float[Array, " n"] | None = None,
+    ) -> Float[Array, "b n layers d"]:
         """Hidden states of all layers: entry 0 is the input of the first layer, entry i the output of layer i.
 
         `samples` come from `normalise_waveform`, mono, 16 kHz; the whole clip at once, since both the norm and attention
         reach over all of it. With `frames` the convolutions' features are interpolated to that many vectors before the
-        transformer, which then works at video rate (interpolating its output gives other features).
+        transformer, which then works at video rate (interpolating its output gives other features); with `places` they are
+        interpolated there, counted in vectors from the first (`encoders.speech` says where a video's frames are).
         Raises AudioError if the clip is too short for one vector.
         """
         if samples.shape[1] < self.config.shortest:
@@ -182,5 +201,7 @@ class Wav2Vec2(nn.Module):
         x = FeatureExtractor(self.config, self.dtype, name="feature_extractor")(samples)
         if frames is not None:
             x = interpolate(x, frames)
+        if places is not None:
+            x = sample_at(x, places)
         x = FeatureProjection(self.config.hidden, self.dtype, name="feature_projection")(x)
         return SpeechEncoder(self.config, self.dtype, name="encoder")(x)

@@ -121,7 +121,9 @@ def split_heads(x: Float[Array, "*batch c"], heads: int) -> Float[Array, "*batch
 
 
 class Attention(nn.Module):
-    """Projections around `attention`, named as in diffusers: to_q, to_k, to_v (bias optional), to_out_0 (with bias).
+    """Projections around `attention`, named as in diffusers: to_q, to_k, to_v, to_out_0 (biases optional).
+
+    With `zero_out` the last one is zero at the start: a residual around the layer is the identity then.
 
     Context and extra tokens may have a smaller batch than `x`: consecutive items of `x` (the frames of one clip, batch-major)
     then share them, and their keys and values are computed once.
@@ -129,6 +131,8 @@ class Attention(nn.Module):
 
     heads: int
     qkv_bias: bool = False
+    out_bias: bool = True
+    zero_out: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -164,7 +168,8 @@ class Attention(nn.Module):
         out = attention(q.reshape(k.shape[0], -1, *q.shape[2:]), k, v, mask=mask).reshape(x.shape)
         if join is not None:
             out = join(out, q.reshape(x.shape))
-        return nn.Dense(width, dtype=self.dtype, name="to_out_0")(out)
+        start = nn.initializers.zeros if self.zero_out else nn.linear.default_kernel_init
+        return nn.Dense(width, use_bias=self.out_bias, kernel_init=start, dtype=self.dtype, name="to_out_0")(out)
 
 
 def joined_mask(extra_mask: Array, share: int, own: int, extra: int) -> Bool[Array, "bf 1 k"]:
