@@ -41,6 +41,9 @@ class Pinned(Solver):
     def result(self, state: PyTree) -> Array:
         return self.inner.result(state)
 
+    def put(self, state: PyTree, x: Array) -> PyTree:
+        return self.inner.put(state, x)
+
     def step(self, state: PyTree, output: Array, index: Index, noise: Array | None = None) -> PyTree:
         alpha, sigma = (jnp.asarray(table, jnp.float32)[index] for table in (self.grid.alpha, self.grid.sigma))
         epsilon = (self.inner.result(state) - alpha * self.known) / sigma

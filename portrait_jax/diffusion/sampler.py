@@ -99,7 +99,8 @@ def guided(
         ShapeError: if `batched` and the branches differ in fields or shapes.
     """
     predict = predictor(denoise, conditionings, guidance, batched=batched)
-    return lambda x, timestep: guidance.combine(predict(x, timestep))
+    more = (conditionings[guidance.branches[-1]].given,) if guidance.reads_given else ()
+    return lambda x, timestep: guidance.combine(predict(x, timestep), *more)
 
 
 def sample(

@@ -73,6 +73,10 @@ class Solver:
         """The latents in a state: the network's next input, and after the last step the sample."""
         return state
 
+    def put(self, state: PyTree, x: Float[Array, "*shape"]) -> PyTree:
+        """The state with other latents: `result(put(state, x))` is `x`."""
+        return x
+
     def step(
         self, state: PyTree, output: Float[Array, "*shape"], index: Index, noise: Float[Array, "*shape"] | None = None
     ) -> PyTree:
@@ -165,6 +169,9 @@ class DPMSolverPP2M(Euler):
 
     def result(self, state):
         return state[0]
+
+    def put(self, state, x):
+        return x, state[1]
 
     def step(self, state, output, index, noise=None):
         x, x0_before = state

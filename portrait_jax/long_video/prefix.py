@@ -1,0 +1,232 @@
+"""Videos of any length from windows that begin with finished frames: progressive prefix conditioning.
+
+Window 0 is sampled freely. Every later window begins with the last `overlap` latents of the window before, clean at every
+solver step, and the network goes on from them. What drifts over many windows are colours and contrast, so window 0 is the
+anchor: after each of its steps the mean and the deviation of its latents are kept, and after the same step of every later
+window the free frames are brought to them. One `lax.scan` over windows around one over steps; the carry is a few frames and
+two numbers per step and channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.guidance import Guidance
+from portrait_jax.diffusion.sampler import Denoise, first_state, guided_step
+from portrait_jax.diffusion.solvers import Solver
+from portrait_jax.errors import ConfigError, ShapeError, nearest
+from portrait_jax.long_video.overlap import Carry, Windows, check_span, frame_noise, plan_windows, step_noise
+from portrait_jax.typing import Array, Float, Int, PRNGKeyArray, PyTree
+
+ANCHORS = ("none", "latent")
+"""What of window 0 later windows are brought to: nothing, or the statistics of its latents."""
+EPSILON = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Prefixed(Windows):
+    """Windows whose first `overlap` frames are the last ones of the window before, unchanged.
+
+    Attributes:
+        anchor: a name of `ANCHORS`.
+        strength: 0 … 1, how far latents are brought to the anchor's statistics.
+    """
+
+    anchor: str = "latent"
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.anchor not in ANCHORS:
+            raise ConfigError(f"sampling.anchor '{self.anchor}' does not exist{nearest(self.anchor, ANCHORS)}")
+
+    @property
+    def borders(self) -> Int[np.ndarray, " n"]:
+        first = self.starts[1:] + self.overlap
+        return first[first < self.frames]
+
+    @property
+    def blended(self) -> Int[np.ndarray, " n"]:
+        """None: what two windows share they share bit for bit."""
+        return np.zeros(0, int)
+
+    def blank(self, solver: Solver, shape: tuple[int, int, int, int]) -> Carry:
+        """See `init_carry`."""
+        return init_carry(solver, self.overlap, shape)
+
+    def sampler(self, denoise: Callable[..., Array], size: int, **settings: Any) -> Callable[..., tuple[Carry, Array]]:
+        """See `prefix_sampler`."""
+        own = {"length": self.length, "overlap": self.overlap, "anchor": self.anchor, "strength": self.strength}
+        return prefix_sampler(denoise, size=size, **own, **settings)
+
+
+def plan_prefixed(frames: int, length: int, overlap: int, *, anchor: str = "latent", strength: float = 1.0) -> Prefixed:
+    """Covers `frames` frames by windows of `length`, each of which begins with the last `overlap` of the one before.
+
+    Raises:
+        ConfigError: see `plan_windows`; or for an unknown anchor.
+    """
+    windows = plan_windows(frames, length, overlap)
+    return Prefixed(windows.frames, windows.length, windows.emitted, windows.overlap, windows.starts, anchor, strength)
+
+
+def init_carry(solver: Solver, overlap: int, shape: tuple[int, int, int, int]) -> Carry:
+    """The carry before window 0: zeros, which it does not read. `shape` is (b, h, w, c) of one frame's latents."""
+    batch, *space = shape
+    statistics = jnp.zeros((solver.steps, batch, space[-1]), jnp.float32)
+    return {
+        "prefix": jnp.zeros((batch, overlap, *space), jnp.float32),
+        "mean": statistics,
+        "deviation": jnp.zeros_like(statistics),
+    }
+
+
+def statistics(
+    x: Float[Array, "b f h w c"], free: Float[Array, " f"]
+) -> tuple[Float[Array, "b c"], Float[Array, "b c"]]:
+    """Mean and (biased) standard deviation per clip and channel, over space and the frames where `free` is 1."""
+    weight = free[:, None, None, None] / (free.sum() * x.shape[2] * x.shape[3])
+    mean = (x * weight).sum((1, 2, 3))
+    return mean, jnp.sqrt((jnp.square(x - mean[:, None, None, None]) * weight).sum((1, 2, 3)))
+
+
+def align(
+    x: Float[Array, "b f h w c"],
+    free: Float[Array, " f"],
+    mean: Float[Array, "b c"],
+    deviation: Float[Array, "b c"],
+    strength: float = 1.0,
+) -> Float[Array, "b f h w c"]:
+    """Brings the frames where `free` is 1 to this mean and deviation, all together; the others stay."""
+    own_mean, own_deviation = statistics(x, free)
+
+    def spread(value: Array) -> Array:
+        return value[:, None, None, None]
+
+    moved = (x - spread(own_mean)) / (spread(own_deviation) + EPSILON) * spread(deviation) + spread(mean)
+    share = strength * free[:, None, None, None]
+    return jnp.where(share > 0, share * moved + (1 - share) * x, x)
+
+
+def sample_prefixed(
+    denoise: Denoise,
+    conditionings: Mapping[str, Conditioning],
+    carry: Carry,
+    key: PRNGKeyArray,
+    first: int | Int[Array, ""],
+    total: int | Int[Array, ""],
+    *,
+    solver: Solver,
+    guidance: Guidance,
+    length: int,
+    overlap: int,
+    size: int,
+    anchor: str = "latent",
+    strength: float = 1.0,
+    noise_share: float = 0.0,
+    batched: bool = True,
+) -> tuple[Carry, Float[Array, "win b f h w c"]]:
+    """Samples a chunk of windows. Chunk after chunk equals one large chunk bit for bit.
+
+    In every branch `Conditioning.given` tells the network which frames are clean.
+
+    Args:
+        denoise: the network, see `Denoise`.
+        conditionings: per branch; per-frame fields cover the frames `Windows.source_frames(first, size)`.
+        carry: what the chunk before returned, or `init_carry`.
+        key: the same for all chunks of a video. A frame's first noise is a function of it and the frame's number.
+        first: index of the chunk's first window; may be traced.
+        total: number of windows of the video; windows from there on are skipped and come back as zeros.
+        length, overlap: frames per window, and how many of them are the prefix.
+        size: windows in this chunk.
+        anchor, strength: see `Prefixed`.
+        noise_share: correlation of the first noise between frames, see `mixed_noise`.
+
+    Returns:
+        The new carry, and the latents of all windows, whole; `Windows.emit` picks the frames to keep.
+
+    Raises:
+        ShapeError: if the carry has been made for another solver or overlap, or the conditioning covers other frames.
+        ConfigError: see `guided_step`.
+    """
+    stride, shape = length - overlap, _frame_shape(carry, solver, overlap)
+    check_span(conditionings, (size - 1) * stride + length)
+    inside = (jnp.arange(length) < overlap).astype(jnp.float32)
+
+    def run(carry: Carry, position: Array) -> tuple[Carry, Array]:
+        window = first + position
+        later, prefix = window > 0, carry["prefix"]
+        given = inside * later
+        told = jnp.broadcast_to(given, (shape[0], length))
+        local = {
+            name: value.window(position * stride, length).replace(given=told) for name, value in conditionings.items()
+        }
+        step = guided_step(denoise, local, solver, guidance, batched=batched)
+        fresh = step_noise(solver, key, window * stride + jnp.arange(length), shape)
+
+        def begin(leaf: Array) -> Array:
+            """The leaf with the clean prefix, except in window 0."""
+            return leaf.at[:, :overlap].set(jnp.where(later, prefix, leaf[:, :overlap]))
+
+        def body(state: PyTree, scanned: tuple[Array, Array, Array]) -> tuple[PyTree, tuple[Array, Array]]:
+            index, mean, deviation = scanned
+            state = step(jax.tree.map(begin, state), index, fresh(index))
+            x = solver.result(state)
+            own = statistics(x, 1 - given)
+            kept = tuple(jnp.where(later, old, new) for old, new in zip((mean, deviation), own, strict=True))
+            if anchor == "none":
+                return state, kept
+            aligned = align(x, 1 - given, mean, deviation, strength)
+            return solver.put(state, jnp.where(later, aligned, x)), kept
+
+        noise = frame_noise(key, window * stride, length, shape, noise_share)
+        start = first_state(solver, noise, conditionings, guidance)
+        scanned = jnp.arange(solver.steps), carry["mean"], carry["deviation"]
+        state, (mean, deviation) = jax.lax.scan(body, start, scanned)
+        made = begin(solver.result(state))
+        return {"prefix": made[:, stride:], "mean": mean, "deviation": deviation}, made
+
+    def skip(carry: Carry, position: Array) -> tuple[Carry, Array]:
+        batch, *space = shape
+        return carry, jnp.zeros((batch, length, *space), jnp.float32)
+
+    def visit(carry: Carry, position: Array) -> tuple[Carry, Array]:
+        return jax.lax.cond(first + position < total, run, skip, carry, position)
+
+    return jax.lax.scan(visit, carry, jnp.arange(size))
+
+
+def prefix_sampler(denoise: Callable[..., Array], **static: Any) -> Callable[..., tuple[Carry, Array]]:
+    """Jits `sample_prefixed` for a network with parameters; one compilation serves all chunks and lengths of videos.
+
+    Args:
+        denoise: (params, noisy, timestep, conditioning) → prediction.
+        static: the keyword arguments of `sample_prefixed`.
+
+    Returns:
+        run(params, conditionings, carry, key, first, total) → (carry, latents). The given carry is donated.
+    """
+
+    @partial(jax.jit, donate_argnames=("carry",))
+    def run(params, conditionings, carry, key, first, total):
+        return sample_prefixed(partial(denoise, params), conditionings, carry, key, first, total, **static)
+
+    return run
+
+
+def _frame_shape(carry: Carry, solver: Solver, overlap: int) -> tuple[int, int, int, int]:
+    batch, frames, *space = carry["prefix"].shape
+    steps = carry["mean"].shape[0]
+    if (steps, frames) != (solver.steps, overlap):
+        raise ShapeError(
+            f"the carry holds {steps} solver steps and a prefix of {frames} frames, but this run has {solver.steps} steps "
+            f"and a prefix of {overlap}; go on with the solver and windows that made the carry, or start anew"
+        )
+    return (batch, *space)
