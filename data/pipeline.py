@@ -7,6 +7,7 @@ share it; process i of n gets the i-th block of rows. So the iterator's state is
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from data.views import RecordSource, Source, SyntheticSource, View
 from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
 from portrait_jax.face.drawing import STYLES, draw_landmarks
 from portrait_jax.face.masks import expression_mask, oval_cells
+from portrait_jax.interchange.processors import Tokenizer, load_tokenizer
 from portrait_jax.settings import from_mapping
 
 Batch = dict[str, np.ndarray]
@@ -44,6 +46,9 @@ class DataConfig:
         drawing: style of `control` (`portrait_jax.face.drawing`).
         latent_factor: pixels per mask cell.
         audio: adds the sound of the frames; needs a frame stride of 1.
+        audio_margin: frames of sound before the first frame and after the last, silent where the clip has none.
+        tokenizer: a folder or `hub:` name of CLIP's tokenizer: adds `text`, token ids of the clips' captions; empty: no text.
+        caption: of clips that have none.
         color_jitter, crop_jitter: strength of the augmentations, 0 = off (`data.augment`).
         emotions: how many labels sequences of motion may have; 0 ignores labels.
     """
@@ -55,6 +60,9 @@ class DataConfig:
     drawing: str = "smooth"
     latent_factor: int = 8
     audio: bool = False
+    audio_margin: int = 0
+    tokenizer: str = ""
+    caption: str = ""
     color_jitter: float = 0.0
     crop_jitter: float = 0.0
     identities: int = 100_000
@@ -72,6 +80,8 @@ class DataConfig:
             raise ConfigError(f"data.size {self.size} is odd or no multiple of data.latent_factor {self.latent_factor}")
         if not 1 <= self.frame_stride[0] <= self.frame_stride[1]:
             raise ConfigError(f"data.frame_stride {self.frame_stride} must be (least, greatest), from 1 on")
+        if self.audio_margin < 0:
+            raise ConfigError(f"data.audio_margin is {self.audio_margin}; give a number of frames from 0 on")
         if self.audio and self.frame_stride != (1, 1):
             raise ConfigError("data.audio needs data.frame_stride (1, 1): sound cannot skip frames")
 
@@ -237,8 +247,17 @@ def face_example(view: View, rng: np.random.Generator, config: DataConfig, frame
         "reference_landmarks": landmarks[-1],
     }
     if config.audio:
-        batch["audio"] = view.audio(int(chosen[0]), frames)
+        margin = config.audio_margin
+        batch["audio"] = view.audio(int(chosen[0]) - margin, frames + 2 * margin)
+    if config.tokenizer:
+        batch["text"] = tokenizer_of(config.tokenizer)([view.caption or config.caption])[0]
     return batch
+
+
+@functools.cache
+def tokenizer_of(name: str) -> Tokenizer:
+    """Read once per process."""
+    return load_tokenizer(name)
 
 
 def image_example(view: View, rng: np.random.Generator, config: DataConfig, frames: int) -> Batch:

@@ -24,6 +24,7 @@ class View(Protocol):
     num_frames: int
     fps: float
     attributes: Float[np.ndarray, " a"]
+    caption: str
 
     def frames(self, indices: Sequence[int]) -> Video:
         """Frames by index."""
@@ -32,7 +33,7 @@ class View(Protocol):
         """Their landmarks in pixels."""
 
     def audio(self, start: int, frames: int) -> Float[np.ndarray, " n"]:
-        """The sound of `frames` consecutive frames, 16 kHz in −1..1, silent where the clip has none."""
+        """The sound of `frames` consecutive frames, 16 kHz in −1..1, silent where the clip has none (`start` may be negative)."""
 
 
 @runtime_checkable
@@ -51,10 +52,16 @@ class Source(Protocol):
 
 
 def cut_audio(audio: np.ndarray, start: int, frames: int, fps: float) -> Float[np.ndarray, " n"]:
-    """Samples of frames `start` … `start + frames`, zeros beyond the end; always round(frames · rate / fps) long."""
+    """Samples of frames `start` … `start + frames`, zeros beyond both ends; always round(frames · rate / fps) long."""
     length, first = round(frames * AUDIO_RATE / fps), round(start * AUDIO_RATE / fps)
-    cut = audio[first : first + length].astype(np.float32) / 32768
-    return np.pad(cut, (0, length - len(cut)))
+    cut = audio[max(first, 0) : max(first + length, 0)].astype(np.float32) / 32768
+    before = min(max(-first, 0), length)
+    return np.pad(cut, (before, length - before - len(cut)))
+
+
+def text(stored: str | bytes) -> str:
+    """A record's text, which shards give back as bytes."""
+    return stored.decode() if isinstance(stored, bytes) else stored
 
 
 class RecordView:
@@ -65,8 +72,8 @@ class RecordView:
         self.num_frames, self.fps = int(record["num_frames"]), float(record["fps"])
         self.attributes = record["attributes"]
         self._record, self._size = record, size
-        clip = record["clip_id"]
-        self._name = f"clip {clip.decode() if isinstance(clip, bytes) else clip} in {origin}"
+        self.caption = text(record["caption"])
+        self._name = f"clip {text(record['clip_id'])} in {origin}"
 
     def frames(self, indices: Sequence[int]) -> Video:
         frames, size = decode_frames(self._record["video"], indices, self._name), self._size
@@ -114,7 +121,7 @@ class SyntheticView:
 
     def __init__(self, identity: synthetic.Identity, performance: synthetic.Performance, size: int):
         self.num_frames, self.fps = len(performance.pose), performance.fps
-        self.attributes = synthetic.identity_attributes(identity)
+        self.attributes, self.caption = synthetic.identity_attributes(identity), ""
         self._identity, self._performance, self._size = identity, performance, size
         self._rendered: dict[int, synthetic.Frame] = {}
 

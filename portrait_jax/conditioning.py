@@ -11,7 +11,7 @@ from flax import struct
 
 from portrait_jax.typing import Array, Float, Int
 
-PER_FRAME = ("spatial", "level_residuals", "skip_residuals", "audio", "motion", "known", "given")
+PER_FRAME = ("spatial", "level_residuals", "skip_residuals", "control", "audio", "motion", "known", "given")
 """Fields that carry a frame axis (axis 1); `window` slices exactly these."""
 
 
@@ -37,7 +37,10 @@ class Conditioning:
     """One residual per level of the encoder, finest first (T2I-Adapter)."""
     skip_residuals: tuple[Float[Array, "b f _ _ _"], ...] | None = None
     """One residual per skip connection in running order, then one for the middle block (ControlNet)."""
+    control: Float[Array, "b f H W 3"] | None = None
+    """Control pictures in [0, 1], for a network that reads them together with the noise (ControlNet)."""
     audio: Float[Array, "b f k d"] | None = None
+    """Tokens of what sounds around each frame; zeros = dropped."""
     motion: Float[Array, "b f k d"] | None = None
     """Tokens of what the face does in each frame."""
     known: Float[Array, "b f h w c"] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import jax
@@ -14,18 +14,20 @@ from portrait_jax.animation import joint
 from portrait_jax.animation.signals import Signals
 from portrait_jax.autoencoders.pixels import to_u8
 from portrait_jax.conditioning import Conditioning
-from portrait_jax.diffusion.guidance import Guidance, classifier_free
+from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError, ShapeError, nearest
 from portrait_jax.long_video.overlap import noise_of, plan_windows
 from portrait_jax.long_video.plan import Plan
+from portrait_jax.long_video.prefix import Prefixed, plan_prefixed
 from portrait_jax.long_video.progressive import plan_gaps
 from portrait_jax.long_video.tiles import Tiles, gaussian_tiles, random_offsets, shifted_tiles, wrapped_tiles
-from portrait_jax.systems.system import System
+from portrait_jax.systems.system import System, guidance_of
 from portrait_jax.typing import Image, Int, Params, PRNGKeyArray, PyTree, Video
 
 PLANS: dict[str, Callable[[int, int, int, int], Plan | Tiles]] = {
     "overlap": lambda frames, length, overlap, steps: plan_windows(frames, length, overlap),
+    "prefix": lambda frames, length, overlap, steps: plan_prefixed(frames, length, overlap),
     "progressive": lambda frames, length, overlap, steps: plan_gaps(frames, length),
     "wrapped": lambda frames, length, overlap, steps: wrapped_tiles(frames, length),
     "tiled": lambda frames, length, overlap, steps: gaussian_tiles(frames, length, overlap),
@@ -81,7 +83,9 @@ class Animator:
             "solver": base.solver,
             "steps": chosen(self.steps, base.steps),
             "guidance": chosen(self.guidance, base.guidance),
+            "mimic": base.mimic,
             "strategy": base.strategy,
+            "anchor": base.anchor,
             "window": chosen(self.length, base.window),
             "overlap": chosen(self.overlap, base.overlap),
             "windows_per_chunk": chosen(self.windows_per_chunk, base.windows_per_chunk),
@@ -96,7 +100,7 @@ class Animator:
 
     @cached_property
     def rule(self) -> Guidance:
-        return classifier_free(float(self.settings["guidance"]))
+        return guidance_of(self.system.sampling, float(self.settings["guidance"]))
 
     def plan(self, frames: int) -> Plan | Tiles:
         """How a video of `frames` frames is made; a short video is one unit.
@@ -107,7 +111,8 @@ class Animator:
         strategy = str(self.settings["strategy"])
         if strategy not in PLANS:
             raise ConfigError(f"sampling.strategy '{strategy}' is not known{nearest(strategy, list(PLANS))}")
-        return PLANS[strategy](frames, *(int(self.settings[name]) for name in ("window", "overlap", "steps")))
+        plan = PLANS[strategy](frames, *(int(self.settings[name]) for name in ("window", "overlap", "steps")))
+        return replace(plan, anchor=self.system.sampling.anchor) if isinstance(plan, Prefixed) else plan
 
     def blank(self, plan: Plan | Tiles) -> PyTree:
         """What is handed over to a video's first unit."""

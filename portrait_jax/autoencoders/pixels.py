@@ -25,3 +25,9 @@ def cut(image_pm1: Array) -> Float[Array, "*b h w 3"]:
     """[−1, 1] → the next lower of the 256 levels, still in [−1, 1]: what cutting off fractions makes of a picture."""
     level = jnp.floor(jnp.clip(image_pm1.astype(jnp.float32) / 2 + 0.5, 0, 1) * 255)
     return level / 127.5 - 1
+
+
+def middle(image: Float[Array, "b h w 3"], share: float) -> Float[Array, "b h2 w2 3"]:
+    """The middle of a picture, `share` of its height and width."""
+    top, left = (round(size * (1 - share) / 2) for size in image.shape[1:3])
+    return image[:, top : image.shape[1] - top, left : image.shape[2] - left]

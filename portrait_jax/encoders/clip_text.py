@@ -30,6 +30,12 @@ class CLIPTextConfig(Tower):
     activation: str = "quick_gelu"
 
 
+def empty_prompt(config: CLIPTextConfig, count: int) -> Int[Array, "b n"]:
+    """Token ids of "", as CLIP's tokenizer gives them for Stable Diffusion 1.5: begin, end, and ends as padding."""
+    end = config.vocabulary - 1
+    return jnp.full((count, config.positions), end, jnp.int32).at[:, 0].set(end - 1)
+
+
 class TextEmbeddings(nn.Module):
     """Token embedding plus learned position."""
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.encoders.wav2vec2 import SAMPLE_RATE, Wav2Vec2Config
-from portrait_jax.errors import AudioError, ConfigError
+from portrait_jax.errors import AudioError, ConfigError, ShapeError
 from portrait_jax.typing import Array, Float, Int
 
 SECONDS = 30.0
@@ -51,6 +51,19 @@ class Clock:
     def frames(self, samples: int) -> int:
         """Frames that a sound of `samples` samples needs: the last one may show after the sound has ended."""
         return max(1, int(np.ceil(samples * self.fps / self.rate - _ROUNDING)))
+
+    def margin(self, samples: int, frames: int) -> int:
+        """Frames of sound on either side of a training clip of `frames` frames, of which it has equally many.
+
+        Raises ShapeError if it has not.
+        """
+        margin, odd = divmod(self.frames(samples) - frames, 2)
+        if odd or margin < 0:
+            raise ShapeError(
+                f"{samples} samples of sound last {self.frames(samples)} frames around a clip of {frames}; give as much before "
+                "it as after it (data.audio_margin)"
+            )
+        return margin
 
     def sample(self, frame: int) -> int:
         """The first sample that sounds while a frame shows."""

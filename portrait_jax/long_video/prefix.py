@@ -175,7 +175,7 @@ def sample_prefixed(
             """The leaf with the clean prefix, except in window 0."""
             return leaf.at[:, :overlap].set(jnp.where(later, prefix, leaf[:, :overlap]))
 
-        def body(state: PyTree, scanned: tuple[Array, Array, Array]) -> tuple[PyTree, tuple[Array, Array]]:
+        def body(state: PyTree, scanned: tuple[Array, Array, Array]) -> tuple[PyTree, tuple[Array, ...]]:
             index, mean, deviation = scanned
             state = step(jax.tree.map(begin, state), index, fresh(index))
             x = solver.result(state)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from portrait_jax.systems.system import System
 
 SYSTEMS = {
+    "anyexpress": "portrait_jax.systems.anyexpress:AnyExpress",
     "follow_your_emoji": "portrait_jax.systems.follow_your_emoji:FollowYourEmoji",
     "hunyuan_portrait": "portrait_jax.systems.hunyuan_portrait:HunyuanPortrait",
     "xnemo": "portrait_jax.systems.xnemo:XNemo",

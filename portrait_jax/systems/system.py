@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.guidance import Guidance, classifier_free, mimicking
 from portrait_jax.training.task import Task
 from portrait_jax.typing import Array, Float, Num, Params, UInt8
 
@@ -19,19 +20,27 @@ class SamplingConfig:
     steps: int = 30
     guidance: float = 3.5
     """1 runs the conditional branch alone."""
+    mimic: float = 0.0
+    """The weaker scale to whose range guidance keeps (dynamic thresholding, `diffusion.guidance.mimicking`); 0: it does not."""
+    percentile: float = 0.995
+    """From which it cuts off; 1 only rescales."""
+    threshold_axes: str = "clip"
+    """What its ranges are taken over: a name of `diffusion.guidance.RANGES`."""
     spacing: str = "trailing"
     offset: int = 0
     """Added to every timestep, see `diffusion.schedule.timesteps`."""
     previous: str = "listed"
     """Where a step lands, see `diffusion.grid.schedule_grid`."""
     strategy: str = "overlap"
-    """How a long video is made: "overlap" (`long_video.overlap`), "progressive" (`long_video.progressive`), or windows denoised
-    jointly (`long_video.joint`): "wrapped" (side by side, the last one goes on with the first frames), "tiled" (overlapping,
-    with Gaussian weights) or "shifted" (overlapping, elsewhere at every step)."""
+    """How a long video is made: "overlap" (`long_video.overlap`), "prefix" (`long_video.prefix`), "progressive"
+    (`long_video.progressive`), or windows denoised jointly (`long_video.joint`): "wrapped" (side by side, the last one goes on
+    with the first frames), "tiled" (overlapping, with Gaussian weights) or "shifted" (overlapping, elsewhere at every step)."""
     window: int = 16
     """Frames denoised together."""
     overlap: int = 4
     """Frames that a window shares with the one before; "wrapped" windows share none, "progressive" clips their ends."""
+    anchor: str = "latent"
+    """What of the first window holds the colours of later "prefix" windows: a name of `long_video.prefix.ANCHORS`."""
     windows_per_chunk: int = 4
     """Windows per jitted call: what is in memory and what an interruption can lose."""
     noise_share: float = 0.0
@@ -43,6 +52,14 @@ class SamplingConfig:
     """How the driver's motion is moved onto the portrait: "proportional" (`face.alignment`), "metric", the release's
     (`face.metric`), or "none": the driver's landmarks are drawn where they are. For systems that are driven by faces:
     "proportional", "in_place" or "none" (`animation.faces.POSITIONS`)."""
+
+
+def guidance_of(sampling: SamplingConfig, scale: float | None = None) -> Guidance:
+    """The guidance that the settings name, at their own scale or another."""
+    scale = sampling.guidance if scale is None else scale
+    if not sampling.mimic:
+        return classifier_free(scale)
+    return mimicking(scale, sampling.mimic, sampling.percentile, sampling.threshold_axes)
 
 
 class System(Task, Protocol):

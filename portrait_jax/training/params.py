@@ -195,6 +195,8 @@ def read_sources(
     allow_unused: Sequence[str] = (),
     widen: Sequence[str] = (),
     rename: Mapping[str, str] = MappingProxyType({}),
+    restore: Sequence[str] = (),
+    restore_from: str = "",
 ) -> dict[str, Params]:
     """What a stage starts from, read and checked before any fresh parameter is computed.
 
@@ -206,6 +208,8 @@ def read_sources(
         allow_unused: patterns of leaves that a source may have beyond the model's.
         widen: patterns of kernels with possibly fewer input channels in a source; see `widened`.
         rename: parts of leaves' names in a source → what they are called here.
+        restore: patterns of leaves that `restore_from` gives whatever `sources` say; it must have all of them.
+        restore_from: a file or workdir.
 
     Returns:
         by sub-network, the leaves that replace fresh ones.
@@ -232,7 +236,21 @@ def read_sources(
             fitting = fitted(renamed, {name: expected[name]}, allow_unused, widen)
             check_leaves(fitting, {name: expected[name]}, allow_missing, source)
             result[name] = fitting[name]
-    return result
+    if not restore:
+        return result
+    return unflatten(flatten(result) | restored(expected, restore, locate(restore_from, Path(root))))
+
+
+def restored(expected: PyTree, patterns: Sequence[str], source: str) -> dict[str, PyTree]:
+    """The leaves of `source` that the patterns name, by path."""
+    wanted = {name: leaf for name, leaf in flatten(expected).items() if matches(name, patterns)}
+    for pattern in patterns:
+        if not any(matches(name, (pattern,)) for name in wanted):
+            raise ConfigError(f"train.restore, pattern '{pattern}', matches no parameter (from its start)")
+    have = flatten(load_source("restore", source))
+    found = {name: have[name] for name in wanted if name in have}
+    checkpoints.compare(unflatten(found), unflatten(wanted), source)
+    return found
 
 
 def with_names(found: Params, rename: Mapping[str, str]) -> Params:

@@ -76,6 +76,10 @@ class Stage:
     The subnet `*` stands for every subnet that model and source share; an entry by name wins over it. `{workdir}` in a
     source is the directory given to `launch.train`, or the one around it; `{assets}` is the package's own files.
     """
+    restore: tuple[str, ...] = ()
+    """Patterns (as in `trainable`) of leaves that `restore_from` gives whatever `init_from` says: what a stage begins anew."""
+    restore_from: str = ""
+    """Their source, as in `init_from`."""
     allow_missing: tuple[str, ...] = ()
     """Patterns (as in `trainable`) of leaves that a source may lack: they keep `init`'s values."""
     allow_unused: tuple[str, ...] = ()

@@ -1,0 +1,403 @@
+"""AnyExpress: any Stable Diffusion 1.5 model, personalised or not, made to speak by one adapter.
+
+The image model stays as it is: UNet, text encoder, autoencoder and an IP-Adapter that says whose face it is. What trains is
+the adapter: a projection of speech features, an attention to them in every spatial transformer, and AnimateDiff's motion
+modules in the first and the last block of each side. A T2I-Adapter or a ControlNet from the shelf can tell poses. Long videos
+go on from the last frames of the window before (`long_video.prefix`). No code and no weights of this paper were found; what
+it leaves open is decided in `configs/anyexpress.py`, each decision by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+
+from portrait_jax.adapters.audio import AudioConfig, AudioProjection, audio_slot
+from portrait_jax.adapters.controlnet import ControlNet, ControlNetConfig
+from portrait_jax.adapters.image_prompt import ImagePromptConfig, image_projection, image_prompt_slot
+from portrait_jax.adapters.t2i_adapter import T2IAdapter, T2IAdapterConfig
+from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig, sample_latent
+from portrait_jax.autoencoders.pixels import middle, to_pm1
+from portrait_jax.backbones.unet import UNet, UNetConfig
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.noise import mixed_noise
+from portrait_jax.diffusion.prediction import check_prediction, training_target
+from portrait_jax.diffusion.schedule import Schedule, add_noise, make_schedule, signal_noise
+from portrait_jax.diffusion.solvers import Solver, make_solver
+from portrait_jax.encoders.clip_text import CLIPText, CLIPTextConfig, empty_prompt
+from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
+from portrait_jax.encoders.speech import Clock, clip_windows
+from portrait_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, normalise_waveform
+from portrait_jax.errors import ConfigError
+from portrait_jax.nn.slots import Slot
+from portrait_jax.nn.temporal import TemporalConfig
+from portrait_jax.settings import compute_dtype, from_mapping
+from portrait_jax.systems.anyexpress_settings import CONTROLS, Behaviour, LossConfig, check_sizes
+from portrait_jax.systems.system import SamplingConfig
+from portrait_jax.training.task import Stage
+from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
+
+
+@dataclass(frozen=True, eq=False)
+class AnyExpress:
+    """The system at any size; built from a config by `from_config`."""
+
+    autoencoder_config: KLConfig
+    denoiser_config: UNetConfig
+    text_config: CLIPTextConfig
+    image_encoder_config: CLIPVisionConfig
+    image_prompt_config: ImagePromptConfig
+    speech_config: Wav2Vec2Config
+    audio_config: AudioConfig
+    schedule: Schedule
+    loss_config: LossConfig
+    behaviour: Behaviour
+    sampling: SamplingConfig
+    stages: Mapping[str, Stage]
+    image_size: int
+    dtype: Any
+    prediction: str = "epsilon"
+    name: str = "anyexpress"
+
+    driven_by: ClassVar[str] = "sound"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where two sizes that must agree do not."""
+        check_prediction(self.prediction)
+        check_sizes(
+            self.autoencoder_config, self.denoiser_config, self.text_config, self.image_encoder_config,
+            self.image_prompt_config, self.image_size,
+        )  # fmt: skip
+
+    @classmethod
+    def from_config(cls, config: Any) -> AnyExpress:
+        """Builds the system from `configs/anyexpress.py`; raises `ConfigError` naming the wrong key."""
+        model = config.model
+        behaviour = from_mapping(Behaviour, model.behaviour)
+        return cls(
+            autoencoder_config=from_mapping(KLConfig, model.autoencoder),
+            denoiser_config=from_mapping(
+                UNetConfig,
+                model.denoiser,
+                temporal=from_mapping(TemporalConfig, model.temporal),
+                context_field="text",
+                joined_inputs=("portrait",) if behaviour.portrait_latents else (),
+            ),
+            text_config=from_mapping(CLIPTextConfig, model.text_encoder),
+            image_encoder_config=from_mapping(CLIPVisionConfig, model.image_encoder),
+            image_prompt_config=from_mapping(ImagePromptConfig, model.image_prompt),
+            speech_config=from_mapping(Wav2Vec2Config, model.audio_encoder),
+            audio_config=from_mapping(AudioConfig, model.audio),
+            schedule=make_schedule(**model.schedule),
+            loss_config=from_mapping(LossConfig, config.loss),
+            behaviour=behaviour,
+            sampling=from_mapping(SamplingConfig, config.sampling),
+            stages={config.stage: Stage.from_config(config.train)} if "train" in config else {},
+            image_size=model.image_size,
+            dtype=compute_dtype(config.compute_dtype),
+            prediction=model.prediction,
+        )
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        """What `loss` reads of a batch; prompts ("text", token ids) if it has them."""
+        return ("frames", "reference", "audio") if self.loss_config.temporal else ("frames", "reference")
+
+    # The networks. All are plain functions of their parameters; building one costs nothing.
+
+    @property
+    def autoencoder(self) -> AutoencoderKL:
+        return AutoencoderKL(self.autoencoder_config, dtype=self.dtype)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """What stands in the base: identity beside the text, then the sound; and what a pose control adds."""
+        identity = image_prompt_slot(self.denoiser_config.num_heads, self.behaviour.id_scale)
+        return (identity, audio_slot(self.audio_config), *CONTROLS[self.behaviour.control])
+
+    @property
+    def denoiser(self) -> UNet:
+        return UNet(self.denoiser_config, self.slots, dtype=self.dtype)
+
+    @property
+    def text_encoder(self) -> CLIPText:
+        return CLIPText(self.text_config, dtype=self.dtype)
+
+    @property
+    def image_encoder(self) -> CLIPVision:
+        return CLIPVision(self.image_encoder_config, dtype=self.dtype)
+
+    @property
+    def image_prompt(self) -> nn.Module:
+        return image_projection(self.image_prompt_config, self.dtype)
+
+    @property
+    def audio_encoder(self) -> Wav2Vec2:
+        return Wav2Vec2(self.speech_config, dtype=self.dtype)
+
+    @property
+    def audio_projection(self) -> AudioProjection:
+        return AudioProjection(self.audio_config, dtype=self.dtype)
+
+    @property
+    def pose_adapter(self) -> T2IAdapter:
+        sizes = self.denoiser_config
+        config = T2IAdapterConfig(sizes.block_out_channels, sizes.layers_per_block, self.autoencoder_config.stride)
+        return T2IAdapter(config, dtype=self.dtype)
+
+    @property
+    def controlnet(self) -> ControlNet:
+        return ControlNet(ControlNetConfig(replace(self.denoiser_config, temporal=None)), dtype=self.dtype)
+
+    def clock(self, fps: float | None = None) -> Clock:
+        """Where frames lie on a sound, at this rate or the training clips'."""
+        return Clock(self.behaviour.fps if fps is None else fps, self.speech_config)
+
+    def solver(self, steps: int) -> Solver:
+        chosen = self.sampling
+        return make_solver(
+            chosen.solver, self.schedule, steps, self.prediction, chosen.spacing, previous=chosen.previous,
+            offset=chosen.offset, final_alpha_bar=float(self.schedule.alpha_bar[0]),
+        )  # fmt: skip
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self.image_size // self.autoencoder_config.stride
+        return side, side, self.autoencoder_config.latent_channels
+
+    def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
+        """Fresh parameters of all networks; motion modules and audio attention lie in the denoiser."""
+        h, w, c = self.latent_shape()
+        names = (
+            "autoencoder",
+            "text_encoder",
+            "image_encoder",
+            "image_prompt",
+            "audio_encoder",
+            "audio_projection",
+            "control",
+        )
+        keys = dict(zip((*names, "denoiser"), jax.random.split(rng, len(names) + 1)))
+        image, latent, time = (
+            jnp.zeros((1, self.image_size, self.image_size, 3)),
+            jnp.zeros((1, 1, h, w, c)),
+            jnp.zeros(1),
+        )
+        text, text_encoder = self.text_encoder.init_with_output(keys["text_encoder"], empty_prompt(self.text_config, 1))
+        seen, image_encoder = self.image_encoder.init_with_output(
+            keys["image_encoder"], self._pixels(image), **self._seen()
+        )
+        tokens, image_prompt = self.image_prompt.init_with_output(keys["image_prompt"], seen)
+        sound = jnp.zeros((1, self.speech_config.shortest))
+        states, audio_encoder = self.audio_encoder.init_with_output(keys["audio_encoder"], sound)
+        window = jnp.zeros((1, 1, self.audio_config.window, states.shape[2] - 1, states.shape[3]))
+        audio, projection = self.audio_projection.init_with_output(keys["audio_projection"], window)
+        condition = Conditioning(text=text, image_tokens=tokens, audio=audio)
+        made = {
+            "autoencoder": self.autoencoder.init(keys["autoencoder"], image),
+            "text_encoder": text_encoder,
+            "image_encoder": image_encoder,
+            "image_prompt": image_prompt,
+            "audio_encoder": audio_encoder,
+            "audio_projection": projection,
+            "denoiser": self.denoiser.init(keys["denoiser"], latent, time, condition),
+        }
+        if self.behaviour.control == "t2i_adapter":
+            made["pose_adapter"] = self.pose_adapter.init(keys["control"], image[:, None])
+        if self.behaviour.control == "controlnet":
+            made["controlnet"] = self.controlnet.init(keys["control"], latent, time, image[:, None], text)
+        return {name: variables["params"] for name, variables in made.items()}
+
+    # Conditioning
+
+    def encode_text(self, params: Params, ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
+        """Prompts to tokens."""
+        return self.text_encoder.apply({"params": params["text_encoder"]}, ids, clip_skip=self.behaviour.clip_skip)
+
+    def encode_portrait(self, params: Params, portrait_u8: UInt8[Array, "b h w 3"]) -> Conditioning:
+        """Tokens of the face, once per clip; none of it where the identity's scale is 0."""
+        image, shows, tells = to_pm1(portrait_u8), self.behaviour.portrait_latents, self.behaviour.id_scale > 0
+        return Conditioning(
+            image_tokens=self._identity(params, self._pixels(image)) if tells else None,
+            portrait=self.to_latents(params, image[:, None])[:, 0] if shows else None,
+        )
+
+    def no_identity(self, params: Params, count: int) -> Float[Array, "b k d"]:
+        """The tokens of nobody: what the adapters were trained to take for no picture."""
+        side = self.image_encoder_config.image_size
+        tokens = self._identity(params, jnp.zeros((1, side, side, 3)), nobody=True)
+        return jnp.broadcast_to(tokens, (count, *tokens.shape[1:]))
+
+    def encode_sound(self, params: Params, samples: Float[Array, "b t"], places: Float[Array, " n"]) -> Array:
+        """Hidden states of the speech encoder at `places`, entry 0 being its first layer's input (`encoders.speech`)."""
+        return self.audio_encoder.apply({"params": params["audio_encoder"]}, samples, places=places)
+
+    def audio_tokens(self, params: Params, windows: Float[Array, "b f win layers d"]) -> Float[Array, "b f k d"]:
+        """Windows of hidden states (`encoders.speech.frame_windows`) to tokens of each frame."""
+        return self.audio_projection.apply({"params": params["audio_projection"]}, windows)
+
+    def encode_driving(
+        self, params: Params, portrait: Conditioning, driving: Mapping[str, Array]
+    ) -> dict[str, Conditioning]:
+        """The sound of `driving["audio"]`, hidden states "b f win layers d", for both guidance branches.
+
+        Optional: `text` and `negative_text`, token ids "b n" (default: the empty prompt), and `control`, pictures u8 "b f H W 3".
+        Guidance leads away from the negative prompt, nobody and no sound; control and prefix stay.
+        Raises ConfigError if there is no sound, or a control that nothing reads.
+        """
+        if "audio" not in driving:
+            raise ConfigError(f"AnyExpress is driven by sound, and 'audio' is missing among {sorted(driving)}")
+        audio = self.audio_tokens(params, driving["audio"])
+        clips = audio.shape[0]
+        text, negative = (
+            self.encode_text(params, driving.get(name, empty_prompt(self.text_config, clips)))
+            for name in ("text", "negative_text")
+        )
+        shared = self._controlled(params, portrait, driving["control"]) if "control" in driving else portrait
+        cond = shared.replace(text=text, audio=audio)
+        uncond = shared.replace(text=negative, audio=jnp.zeros_like(audio))
+        if portrait.image_tokens is not None:
+            uncond = uncond.replace(image_tokens=self.no_identity(params, clips).astype(portrait.image_tokens.dtype))
+        if portrait.portrait is not None:
+            uncond = uncond.replace(portrait=jnp.zeros_like(portrait.portrait))
+        return {"cond": cond, "uncond": uncond}
+
+    def denoise(
+        self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " t"], conditioning: Conditioning
+    ) -> Float[Array, "b f h w c"]:
+        """The network's output, of the kind that `prediction` names; a ControlNet runs before it, on the text alone."""
+        told, given = timestep, conditioning.given
+        if self.behaviour.prefix_timestep == "zero" and given is not None:
+            level = jnp.broadcast_to(timestep.reshape(len(noisy), -1), given.shape)
+            told = jnp.where(given > 0, 0, level).reshape(-1)
+        if conditioning.control is not None:
+            residuals = self.controlnet.apply(
+                {"params": params["controlnet"]}, noisy, told, conditioning.control, conditioning.text
+            )
+            conditioning = conditioning.replace(skip_residuals=self._weighed(residuals))
+        variables = {"params": params["denoiser"]}
+        return self.denoiser.apply(variables, noisy, told, conditioning, use_temporal=self.loss_config.temporal)
+
+    def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
+        """Latents → images in [−1, 1], frame by frame."""
+        frames = rearrange(latents / self.autoencoder_config.scaling_factor, "b f h w c -> (b f) h w c")
+        images = self.autoencoder.apply({"params": params["autoencoder"]}, frames, method="decode")
+        return rearrange(images, "(b f) h w c -> b f h w c", b=latents.shape[0])
+
+    def to_latents(
+        self, params: Params, image_pm1: Float[Array, "b f H W 3"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "b f h w c"]:
+        """Images → scaled latents: the autoencoder's means, or drawn around them with a key."""
+        frames = rearrange(image_pm1, "b f h w c -> (b f) h w c")
+        mean, logvar = self.autoencoder.apply({"params": params["autoencoder"]}, frames, method="encode")
+        drawn = (mean if key is None else sample_latent(key, mean, logvar)).astype(jnp.float32)
+        scaled = drawn * self.autoencoder_config.scaling_factor
+        return rearrange(scaled, "(b f) h w c -> b f h w c", b=image_pm1.shape[0])
+
+    def _seen(self) -> dict[str, Any]:
+        """What the identity's projection reads of the image encoder: its embedding, or the last state but one."""
+        return {"embed": True} if self.image_prompt_config.kind == "plain" else {"layer": -2}
+
+    def _identity(self, params: Params, pixels: Float[Array, "b s s 3"], nobody: bool = False) -> Float[Array, "b k d"]:
+        seen = self.image_encoder.apply({"params": params["image_encoder"]}, pixels, **self._seen())
+        if nobody and self.image_prompt_config.kind == "plain":
+            seen = jnp.zeros_like(seen)
+        return self.image_prompt.apply({"params": params["image_prompt"]}, seen)
+
+    def _pixels(self, image_pm1: Float[Array, "b h w 3"]) -> Float[Array, "b s s 3"]:
+        return clip_pixels(middle(image_pm1, self.behaviour.identity_crop), self.image_encoder_config.image_size)
+
+    def _controlled(self, params: Params, shared: Conditioning, control_u8: UInt8[Array, "b f H W 3"]) -> Conditioning:
+        kind, image_01 = self.behaviour.control, control_u8.astype(jnp.float32) / 255
+        if kind == "none":
+            raise ConfigError(
+                "control pictures are given and nothing reads them; set model.behaviour.control to t2i_adapter or controlnet"
+            )
+        if kind == "controlnet":
+            return shared.replace(control=image_01)
+        features = self.pose_adapter.apply({"params": params["pose_adapter"]}, image_01)
+        return shared.replace(level_residuals=self._weighed(features))
+
+    def _weighed(self, residuals: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(self.behaviour.control_scale * residual for residual in residuals)
+
+    # Training
+
+    def loss(
+        self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The diffusion loss on the frames that are to be made.
+
+        Batch: `frames` u8 "b f H W 3", `reference` u8 "b H W 3", `audio` "b t" with as much sound before the frames as after
+        them, maybe `text`, token ids "b n". The first frames of a clip stay clean, as the prefix of a window is. Single
+        frames (`temporal` off) hear nothing and have a noise level each.
+        """
+        chosen, keys = self.loss_config, jax.random.split(rng, 6)
+        drawn = keys[0] if self.behaviour.posterior else None
+        latents = jax.lax.stop_gradient(self.to_latents(params, to_pm1(batch["frames"]), drawn))
+        clips, frames = latents.shape[:2]
+        conditioning = self._told(params, batch, keys[1], clips, frames)
+
+        lead = jnp.arange(frames) < (chosen.prefix if chosen.temporal else 0)
+        led = jax.random.bernoulli(keys[2], 1 - chosen.drop_prefix, (clips, 1))
+        given = (lead & led).astype(jnp.float32)
+        level = jax.random.randint(keys[3], (clips, 1 if chosen.temporal else frames), 0, self.schedule.length)
+        timestep = jnp.broadcast_to(level, (clips, frames)).reshape(-1)
+        noise = jax.random.normal(keys[4], latents.shape)
+        if chosen.temporal:
+            common = jax.random.normal(keys[5], (clips, 1, *latents.shape[2:]))
+            noise = mixed_noise(noise, common, self.sampling.noise_share)
+        clean, flat = (rearrange(x, "b f h w c -> (b f) h w c") for x in (latents, noise))
+        noisy = rearrange(add_noise(self.schedule, clean, flat, timestep), "(b f) h w c -> b f h w c", f=frames)
+        is_given = given[:, :, None, None, None]
+        output = self.denoise(
+            params, jnp.where(is_given > 0, latents, noisy), timestep, conditioning.replace(given=given)
+        ).astype(jnp.float32)
+        target = training_target(self.prediction, clean, flat, *signal_noise(self.schedule, timestep, clean.ndim))
+        errors = ((output - rearrange(target, "(b f) h w c -> b f h w c", f=frames)) ** 2).mean((2, 3, 4))
+        loss = (errors * (1 - given)).sum() / jnp.maximum((1 - given).sum(), 1)
+        return loss, {"diffusion": loss}
+
+    def _told(
+        self, params: Params, batch: Mapping[str, Array], key: PRNGKeyArray, clips: int, frames: int
+    ) -> Conditioning:
+        """What a clip is told in training, each part dropped on its own."""
+        chosen, keys = self.loss_config, jax.random.split(key, 3)
+
+        def keep(key: PRNGKeyArray, share: float, *axes: int) -> Array:
+            return jax.random.bernoulli(key, 1 - share, (clips,)).reshape(clips, *axes)
+
+        who, silent = keep(keys[0], chosen.drop_reference), keep(keys[2], chosen.drop_audio, 1, 1, 1)
+        ids = jnp.where(
+            keep(keys[1], chosen.drop_text, 1),
+            batch.get("text", empty_prompt(self.text_config, clips)),
+            empty_prompt(self.text_config, clips),
+        )
+        told = self.encode_portrait(params, batch["reference"]).replace(text=self.encode_text(params, ids))
+        if told.image_tokens is not None:
+            nobody = self.no_identity(params, clips)
+            told = told.replace(image_tokens=jnp.where(who[:, None, None], told.image_tokens, nobody))
+        if told.portrait is not None:
+            told = told.replace(portrait=told.portrait * who[:, None, None, None])
+        if not chosen.temporal:
+            return told
+        audio = self.audio_tokens(params, self.windows_of(params, batch["audio"], frames))
+        return told.replace(audio=audio * silent)
+
+    def windows_of(self, params: Params, samples: Float[Array, "b t"], frames: int) -> Float[Array, "b f win layers d"]:
+        """Hidden states around each frame of training clips, whose sound lasts equally long before and after the frames.
+
+        Raises ShapeError if it does not, ConfigError if the windows reach beyond it.
+        """
+        clock = self.clock()
+        margin = clock.margin(samples.shape[1], frames)
+        heard = frames + 2 * margin
+        places = jnp.asarray(clock.places(np.arange(heard)))
+        states = self.encode_sound(params, normalise_waveform(samples), places)[:, :, 1:]
+        return clip_windows(states, margin, frames, self.audio_config.reach)
