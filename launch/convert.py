@@ -2,7 +2,7 @@
 
     python -m launch.convert import --layout sd15_unet --input FILES --output DIR
     python -m launch.convert export --layout sd15_unet --checkpoint DIR --output FILE
-    python -m launch.convert inspect FILE
+    python -m launch.convert inspect FILE_OR_FOLDER
 
 `import` writes DIR/params.safetensors, which `train.init_from` reads; `export` reads such a folder or file, or a training's
 workdir. FILES are files, indices of shards, folders, or hub:org/name; SUBNET=FILE says what a file is for. Tensor by tensor:
@@ -89,7 +89,7 @@ def export(files: Sequence[str]) -> None:
 def inspect_(files: Sequence[str]) -> None:
     """What files are."""
     if not [*files, *INPUT.value]:
-        raise ConfigError("name a file: python -m launch.convert inspect FILE")
+        raise ConfigError("name a file or folder: python -m launch.convert inspect FILE")
     for text in [*files, *INPUT.value]:
         print(inspect(resolve(text)))
 

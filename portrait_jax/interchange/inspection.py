@@ -1,15 +1,17 @@
-"""What a checkpoint is: its layout, what it holds, what is missing or does not belong."""
+"""What a checkpoint, or a folder of them, is: its layout, what it holds, what is missing or does not belong."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from portrait_jax.errors import listed
 from portrait_jax.interchange.convert import counted, parameters
 from portrait_jax.interchange.layouts import Layout, Part, layouts, recognise
 from portrait_jax.interchange.matching import compare
+from portrait_jax.interchange.releases import Found, absentees, found_in, release_in
 from portrait_jax.interchange.sources import Source, open_checkpoint
 from portrait_jax.training.params import HEADER
 
@@ -17,29 +19,80 @@ PREFIXES = 10
 
 
 def inspect(path: Path) -> str:
-    """Describes a checkpoint in a few lines; at most ten names of each kind are listed.
+    """Describes a checkpoint, or a folder of them, in a few lines; at most ten names of each kind are listed.
+
+    Of a release's folder it says which layout its files make up, what each holds, which are missing, unreadable or no part
+    of it.
 
     Raises:
         CheckpointError: if it cannot be read.
     """
-    source = open_checkpoint(path)
+    path = Path(path)
+    found = found_in(path) if path.is_dir() else []
+    if len(found) > 1:
+        return "\n".join(folder(path, found))
+    source = open_checkpoint(path / found[0].where if found else path)
+    return "\n".join([heading(str(source.path), source), *body(source)])
+
+
+def folder(path: Path, found: Sequence[Found]) -> list[str]:
+    """A folder of several checkpoints: a release, or each by itself."""
+    lines = [f"{path}: a folder with {len(found)} checkpoints"]
+    release = release_in(found)
+    if release is None:
+        return [*lines, "layout: none that several of them share", *indented(each(found))]
+    lines.append(f"layout: {release.layout.name}, {release.layout.title}")
+    for one, parts in release.held:
+        if one.header is not None:
+            lines += indented([title(one), *described(one.header, parts)])
+    lines += [*indented(each(release.damaged)), *absentees(release)]
+    return lines + (["no part of it:", *indented(each(release.rest))] if release.rest else [])
+
+
+def each(found: Sequence[Found]) -> list[str]:
+    """Checkpoints by themselves."""
+    return [line for one in found for line in [title(one), *(indented(body(one.header)) if one.header else [])]]
+
+
+def title(found: Found) -> str:
+    """The first line on a checkpoint of a folder."""
+    if found.header is None:
+        return f"{found.where}: cannot be read: {found.problem}"
+    beside = f" (beside it, not read: {listed(found.forms)})" if found.forms else ""
+    return heading(found.where, found.header) + beside
+
+
+def indented(lines: Sequence[str]) -> list[str]:
+    """One level deeper."""
+    return [f"  {line}" for line in lines]
+
+
+def heading(name: str, source: Source) -> str:
+    """The first line on a checkpoint: its kind and how much it holds."""
     dtypes = Counter(spec.dtype.name for spec in source.specs.values())
-    kinds = ", ".join(f"{name} ×{count}" if len(dtypes) > 1 else name for name, count in dtypes.most_common())
-    lines = [f"{source.path}: {source.kind}, {len(source.specs)} tensors, {parameters(source):,} elements, {kinds}"]
+    kinds = ", ".join(f"{dtype} ×{count}" if len(dtypes) > 1 else dtype for dtype, count in dtypes.most_common())
+    return f"{name}: {source.kind}, {len(source.specs)} tensors, {parameters(source):,} elements, {kinds}"
+
+
+def body(source: Source) -> list[str]:
+    """The layout of one checkpoint and what it has of it."""
     if HEADER in source.metadata:
-        return "\n".join([*lines, *own_format(source)])
+        return own_format(source)
     known = recognise(source.specs)
     if not known:
-        lines += ["layout: none of the known ones", f"  beginnings of names: {beginnings(source)}"]
+        lines = ["layout: none of the known ones", f"  beginnings of names: {beginnings(source)}"]
         if closest := likeliest(source):
             layout, part = closest
-            lines += [f"  closest: {layout.name}, {layout.title}", *described(source, layout, (part,), others=False)]
-        return "\n".join(lines)
+            lines += [f"  closest: {layout.name}, {layout.title}", *described(source, (part,))]
+        return lines
     (layout, parts), *others = known
-    lines.append(f"layout: {layout.name}, {layout.title}")
-    if also := [other.name for other, _ in others]:
-        lines.append(f"  could be part of: {', '.join(also)}")
-    return "\n".join([*lines, *described(source, layout, parts)])
+    also = [other.name for other, _ in others]
+    return [
+        f"layout: {layout.name}, {layout.title}",
+        *([f"  could be part of: {', '.join(also)}"] if also else []),
+        *described(source, parts),
+        *(f"  not in this file: {part.subnet}" for part in layout.parts if part not in parts),
+    ]
 
 
 def own_format(source: Source) -> list[str]:
@@ -66,8 +119,8 @@ def likeliest(source: Source) -> tuple[Layout, Part] | None:
     return found
 
 
-def described(source: Source, layout: Layout, parts: tuple[Part, ...], *, others: bool = True) -> list[str]:
-    """Part by part what is there, then the layout's `others`, and what belongs to none."""
+def described(source: Source, parts: Sequence[Part]) -> list[str]:
+    """Part by part what is there, then what belongs to none."""
     lines, unknown = [], set(source.specs)
     for part in parts:
         links = part.links(part.published())
@@ -83,7 +136,6 @@ def described(source: Source, layout: Layout, parts: tuple[Part, ...], *, others
             lines += [f"    {len(names)} {what}: {listed(names)}"] if names else []
         spare = {*found.kept.values(), *found.passed_over} - {*found.known.values()}
         lines += [f"    {len(spare)} not needed: {listed(spare)}"] if spare else []
-    lines += [f"  not in this file: {part.subnet}" for part in layout.parts if part not in parts and others]
     lines += [f"  {len(unknown)} unknown: {listed(unknown)}"] if unknown else []
     return lines
 
