@@ -51,8 +51,6 @@ class Part:
     """Its file or folder in the release; several parts with the same one share it."""
     select: str = ""
     """Regular expression on Flax paths: the leaves of the sub-network that belong to it; empty: all."""
-    optional: bool = False
-    """Some files of this layout come without it."""
 
     def links(self, tree: PyTree) -> list[Link]:
         """What the leaves of a tree (arrays or shapes) are made of."""
@@ -98,11 +96,6 @@ class Layout:
     """The entries of the reference manifests that list its tensors, part by part: what the tests compare with."""
     extra_ok: bool = False
     """Files of this kind are full of other things (optimizer twins, merges' notes): they are counted and passed over."""
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The release's files, in order."""
-        return tuple(dict.fromkeys(part.file for part in self.parts))
 
 
 @functools.cache

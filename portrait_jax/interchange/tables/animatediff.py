@@ -8,10 +8,18 @@ from functools import partial
 
 from portrait_jax.backbones.unet import UNetConfig
 from portrait_jax.interchange.layouts import Layout, Part, Signature
-from portrait_jax.interchange.rules import KeyMap
+from portrait_jax.interchange.rules import Filler, KeyMap
 from portrait_jax.interchange.tables.stable_diffusion import unet_shapes
+from portrait_jax.nn.embeddings import position_table
 from portrait_jax.nn.temporal import TemporalConfig
 
+LENGTH = TemporalConfig().max_length
+# What releases with motion modules of their own store besides: position tables, which are computed here.
+POSITIONS = Filler(
+    r"(.*\.attention_blocks\.\d+)\.to_q\.weight",
+    r"\1.pos_encoder.pe",
+    lambda shape: position_table(LENGTH, shape[0])[None],
+)
 MOTION = r".*/motion_modules_\d+/"
 
 # Some files were saved from a model wrapped for several devices.
@@ -69,8 +77,8 @@ def motion_part(table: KeyMap, mid: bool, length: int, file: str) -> Part:
 
 
 VERSIONS = (
-    ("v3", "v3", False, 32, "v3_sd15_mm.ckpt"),
-    ("v2", "v2", True, 32, "mm_sd_v15_v2.ckpt"),
+    ("v3", "v3", False, LENGTH, "v3_sd15_mm.ckpt"),
+    ("v2", "v2", True, LENGTH, "mm_sd_v15_v2.ckpt"),
     ("v1", "v1 (group norms were trained jointly over frames)", False, 24, "mm_sd_v15.ckpt"),
 )
 LAYOUTS = tuple(

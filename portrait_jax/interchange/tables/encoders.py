@@ -53,7 +53,6 @@ SINGLE_TEXT = Part(
     ),
     text_shapes,
     Signature((f"{SINGLE}text_model.embeddings.token_embedding.weight",)),
-    optional=True,
 )
 
 POSITION_CONV = ".pos_conv_embed.conv."

@@ -12,21 +12,14 @@ from portrait_jax.adapters.landmark_guider import LandmarkGuider
 from portrait_jax.backbones.unet import UNetConfig
 from portrait_jax.interchange.layouts import Layout, Part, Signature, shapes_of
 from portrait_jax.interchange.rules import Filler, KeyMap
+from portrait_jax.interchange.tables.animatediff import POSITIONS
 from portrait_jax.interchange.tables.clip_vision import VIT_L, vision_part
 from portrait_jax.interchange.tables.stable_diffusion import AUTOENCODER_PART, unet_shapes
-from portrait_jax.nn.embeddings import position_table
 from portrait_jax.nn.temporal import TemporalConfig
 
 TOKENS = 1024
 """Width of the image tokens that `clip_fc` reads."""
-LENGTH = 32
 
-# Stored position tables; computed here.
-POSITIONS = Filler(
-    r"(.*\.attention_blocks\.\d+)\.to_q\.weight",
-    r"\1.pos_encoder.pe",
-    lambda shape: position_table(LENGTH, shape[0])[None],
-)
 # The reference net ends inside its last transformer, whose output projection is published but never called: the only one
 # that is missing here, whatever the number of levels and layers.
 UNUSED = Filler(

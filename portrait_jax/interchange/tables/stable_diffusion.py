@@ -153,7 +153,6 @@ SINGLE_UNET = Part(
         },
     ),
     select=BASE_LEAVES,
-    optional=True,
 )
 SINGLE_AUTOENCODER = Part(
     "autoencoder",
@@ -169,7 +168,6 @@ SINGLE_AUTOENCODER = Part(
     ),
     autoencoder_shapes,
     Signature(("first_stage_model.encoder.conv_in.weight", "first_stage_model.decoder.conv_out.weight")),
-    optional=True,
 )
 
 LAYOUTS = (

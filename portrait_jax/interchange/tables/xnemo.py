@@ -15,8 +15,8 @@ from portrait_jax.conditioning import Conditioning
 from portrait_jax.encoders.fan import FANConfig, FANMotionEncoder
 from portrait_jax.interchange.layouts import Layout, Part, Signature, shapes_of
 from portrait_jax.interchange.rules import Filler, KeyMap
+from portrait_jax.interchange.tables.animatediff import POSITIONS
 from portrait_jax.interchange.tables.clip_vision import VIT_L, vision_part
-from portrait_jax.interchange.tables.follow_your_emoji import POSITIONS
 from portrait_jax.interchange.tables.stable_diffusion import OLD_ATTENTION, unet_shapes
 from portrait_jax.nn.embeddings import halves_table
 from portrait_jax.nn.temporal import TemporalConfig
