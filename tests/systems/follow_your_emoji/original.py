@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.backbones.unet import UNet, UNetConfig
+from portrait_jax.diffusion.schedule import Schedule, make_schedule
 from portrait_jax.interchange.layouts import Part
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.typing import PyTree
@@ -34,6 +35,29 @@ def picture(golden: GoldenCase, name: str) -> np.ndarray:
 def part(subnet: str) -> Part:
     """A sub-network of the published layout."""
     return part_of(SYSTEM, subnet)
+
+
+PREDICTIONS = {"v_prediction": "v", "epsilon": "epsilon", "sample": "x0"}
+SOLVER = "ddim"
+"""The original's scheduler is one class, DDIM, which its config.json does not say."""
+
+
+def noise_schedule(original: dict) -> Schedule:
+    """The scheduler's noise levels."""
+    return make_schedule(
+        original["beta_schedule"],
+        length=original["num_train_timesteps"],
+        beta_start=original["beta_start"],
+        beta_end=original["beta_end"],
+        zero_terminal_snr=original["rescale_betas_zero_snr"],
+    )
+
+
+def placement(original: dict) -> dict:
+    """Where its steps start and land. It adds its offset to leading timesteps alone, and goes back by T // steps by its code."""
+    assert not original["clip_sample"]
+    name = original["timestep_spacing"]
+    return {"spacing": name, "offset": original["steps_offset"] if name == "leading" else 0, "previous": "stride"}
 
 
 def temporal_config(original: dict) -> TemporalConfig:

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from portrait_jax.diffusion.prediction import training_target
-from portrait_jax.diffusion.schedule import add_noise, make_schedule, signal_noise, timesteps
+from portrait_jax.diffusion.schedule import add_noise, signal_noise, timesteps
 from portrait_jax.diffusion.solvers import make_solver
-from tests.systems.follow_your_emoji.original import case
-
-PREDICTIONS = {"v_prediction": "v", "epsilon": "epsilon", "sample": "x0"}
+from tests.systems.follow_your_emoji.original import PREDICTIONS, SOLVER, case, noise_schedule, placement
 
 
 @pytest.fixture(scope="module")
@@ -20,20 +18,7 @@ def golden():
 
 @pytest.fixture(scope="module")
 def schedule(golden):
-    config = golden.config
-    return make_schedule(
-        config["beta_schedule"],
-        length=config["num_train_timesteps"],
-        beta_start=config["beta_start"],
-        beta_end=config["beta_end"],
-        zero_terminal_snr=config["rescale_betas_zero_snr"],
-    )
-
-
-def spacing(config: dict) -> dict:
-    """The original adds its offset to leading timesteps alone."""
-    name = config["timestep_spacing"]
-    return {"spacing": name, "offset": config["steps_offset"] if name == "leading" else 0}
+    return noise_schedule(golden.config)
 
 
 def counted(golden, kind: str) -> list[tuple[int, np.ndarray]]:
@@ -48,8 +33,10 @@ def test_alpha_bar_matches_golden(golden, schedule):
 
 
 def test_timesteps_match_golden(golden, schedule):
+    places = placement(golden.config)
     for steps, expected in counted(golden, "timesteps"):
-        np.testing.assert_array_equal(timesteps(schedule, steps, **spacing(golden.config)), expected)
+        found = timesteps(schedule, steps, places["spacing"], offset=places["offset"])
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_noising_and_velocity_match_golden(golden, schedule):
@@ -62,7 +49,7 @@ def test_noising_and_velocity_match_golden(golden, schedule):
 def test_ddim_trajectory_matches_golden(golden, schedule):
     prediction = PREDICTIONS[golden.config["prediction_type"]]
     for steps, trajectory in counted(golden, "trajectory"):
-        solver = make_solver("ddim", schedule, steps, prediction, previous="stride", **spacing(golden.config))
+        solver = make_solver(SOLVER, schedule, steps, prediction, **placement(golden.config))
         step = jax.jit(solver.step)
         state = solver.init(jnp.asarray(golden.inputs["sample"]))
         for index, (output, expected) in enumerate(zip(golden.inputs["model_output"], trajectory, strict=True)):
