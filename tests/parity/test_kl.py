@@ -70,14 +70,14 @@ DECODER = ["post_quant_conv.weight", "decoder.up_blocks.0.resnets.0.conv1.weight
 
 
 def test_decoder_equals_diffusers(oracle):
-    """With one channel per norm group this decoder is at the mercy of rounding: bfloat16 weights and inputs of its
-    convolutions alone move its output by 2.2e-2, and diffusers' own in bfloat16 is 2.7e-2 to 3.9e-2 off.
+    """In float32: rounding adds up over these fourteen residual blocks, and diffusers' own decoder in bfloat16 is 2.4e-2 to
+    3.9e-2 off, however many channels its norm groups have. The next test compares fewer blocks.
     """
     x = draw(1, 4, 8, 8)
-    assert_parity(oracle, lambda z: oracle.decode(z).sample, decoder(TINY), x, published(oracle), DECODER, half=6e-2)
+    assert_parity(oracle, lambda z: oracle.decode(z).sample, decoder(TINY), x, published(oracle), DECODER, narrow=False)
 
 
-def test_decoder_with_several_channels_per_group_equals_diffusers_in_bfloat16_too():
+def test_decoder_of_two_levels_equals_diffusers_in_bfloat16_too():
     config = KLConfig((32, 64), layers_per_block=1, norm_groups=8)
     oracle = randomised(make(config))
     x = draw(1, 4, 8, 8)

@@ -20,25 +20,29 @@ from tests.weights import part_of
 
 pytestmark = pytest.mark.parity
 
-# Two channels per norm group: with one, a decoder in bfloat16 is at the mercy of rounding (`test_kl.py`).
-TINY = KLConfig((64, 64, 64, 64))
+TINY, SHORT = KLConfig((64, 64, 64, 64)), KLConfig((64, 64))
 FRAMES = 3
 
 
-@pytest.fixture(scope="module")
-def oracle():
-    levels = len(TINY.block_out_channels)
+def make(config):
+    levels = len(config.block_out_channels)
     made = diffusers.AutoencoderKLTemporalDecoder(
         down_block_types=("DownEncoderBlock2D",) * levels,
-        block_out_channels=TINY.block_out_channels,
-        layers_per_block=TINY.layers_per_block,
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
         latent_channels=4,
     )
     return randomised(made)
 
 
-def published(oracle):
-    return publish(oracle.state_dict(), part_of("svd_vae"), AutoencoderKLTemporalDecoder(TINY), jnp.zeros((1, 8, 8, 3)))
+@pytest.fixture(scope="module")
+def oracle():
+    return make(TINY)
+
+
+def published(oracle, config=TINY):
+    module = AutoencoderKLTemporalDecoder(config)
+    return publish(oracle.state_dict(), part_of("svd_vae"), module, jnp.zeros((1, 8, 8, 3)))
 
 
 def test_encoder_equals_diffusers(oracle):
@@ -54,14 +58,19 @@ def test_encoder_equals_diffusers(oracle):
     assert_parity(oracle, call, apply, draw(1, 3, 32, 32), published(oracle), names)
 
 
-def test_decoder_equals_diffusers(oracle):
+@pytest.mark.parametrize("config", [TINY, SHORT], ids=["four levels", "two levels"])
+def test_decoder_equals_diffusers(config):
+    """In bfloat16 at two levels: over the blocks of four, rounding alone takes diffusers' own decoder beyond the bound."""
+    oracle = make(config)
+
     def apply(params, x, dtype):
         clips = channels_last(x)[None]
-        return channels_first(AutoencoderKLTemporalDecoder(TINY, dtype).apply(params, clips, method="decode")[0])
+        return channels_first(AutoencoderKLTemporalDecoder(config, dtype).apply(params, clips, method="decode")[0])
 
     names = [
         "decoder.mid_block.resnets.0.temporal_res_block.conv1.weight",
         "decoder.up_blocks.1.resnets.0.time_mixer.mix_factor",
     ]
     call = lambda z: oracle.decode(z, num_frames=FRAMES).sample  # noqa: E731
-    assert_parity(oracle, call, apply, draw(FRAMES, 4, 4, 4), published(oracle), names, half=6e-2)
+    weights = published(oracle, config)
+    assert_parity(oracle, call, apply, draw(FRAMES, 4, 4, 4), weights, names, narrow=config is SHORT)

@@ -16,12 +16,19 @@ import pytest
 from portrait_jax.adapters.landmark_guider import LandmarkGuiderConfig
 from portrait_jax.animation import Animator, joint
 from portrait_jax.autoencoders.kl import KLConfig
-from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.encoders.clip_vision import CLIPVisionConfig
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji, LossConfig
 from portrait_jax.systems.system import SamplingConfig
 from tests.golden import assert_close, channels_last
-from tests.systems.follow_your_emoji.original import build, case, unet_config
+from tests.systems.follow_your_emoji.original import (
+    PREDICTIONS,
+    SOLVER,
+    build,
+    case,
+    noise_schedule,
+    placement,
+    unet_config,
+)
 
 
 class Stubbed(FollowYourEmoji):
@@ -49,17 +56,26 @@ def windows(golden, kind: str) -> SamplingConfig:
     if kind == "long":
         plan = golden.settings["long"]
         arrangement = {"strategy": "tiled", "window": plan["t_tile_length"], "overlap": plan["t_tile_overlap"]}
-    return SamplingConfig("ddim", settings["steps"], settings["guidance_scale"], previous="stride", **arrangement)
+    arrangement |= placement(case("scheduler").config)
+    return SamplingConfig(SOLVER, settings["steps"], settings["guidance_scale"], **arrangement)
 
 
 def stubbed(golden, sampling: SamplingConfig) -> Stubbed:
-    config = unet_config(case("unet"))
-    noise = case("scheduler").config
+    config, scheduler, images = unet_config(case("unet")), case("scheduler").config, KLConfig()
     return Stubbed(
-        KLConfig(), config, LandmarkGuiderConfig(out_channels=config.block_out_channels[0]), CLIPVisionConfig(),
-        make_schedule(noise["beta_schedule"], zero_terminal_snr=noise["rescale_betas_zero_snr"]),
-        LossConfig(), sampling, {}, 8 * golden.inputs["ref_latents_scaled"].shape[-1], "released", jnp.float32,
-    )  # fmt: skip
+        images,
+        config,
+        LandmarkGuiderConfig(out_channels=config.block_out_channels[0]),
+        CLIPVisionConfig(hidden=config.image_prompt_dim),
+        noise_schedule(scheduler),
+        LossConfig(),
+        sampling,
+        {},
+        images.stride * golden.inputs["ref_latents_scaled"].shape[-1],
+        "released",
+        jnp.float32,
+        PREDICTIONS[scheduler["prediction_type"]],
+    )
 
 
 @pytest.fixture(scope="module")
