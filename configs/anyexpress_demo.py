@@ -44,10 +44,13 @@ def model() -> ConfigDict:
                 "conv_channels": (24, 32, 32, 32, 48, 48, 48), "hidden": 48, "layers": 2, "heads": 4, "mlp": 96,
                 "position_kernel": 16, "position_groups": 4,
             },
-            "audio": {"reach": 2, "hidden": 96, "tokens": 8, "width": 64, "num_heads": 2},
+            "audio": {"reach": 2, "hidden": 96, "tokens": 8, "width": 64, "num_heads": 2, "scale": 1.0},
             "schedule": {"name": "scaled_linear", "zero_terminal_snr": True},
             "prediction": "v",
-            "behaviour": {"identity_crop": 1.0, "portrait_latents": True, "posterior": False},
+            "behaviour": {
+                "identity_crop": 1.0, "id_scale": 1.0, "control": "none", "control_scale": 1.0, "prefix_timestep": "shared",
+                "portrait_latents": True, "posterior": False,
+            },
         }
     )  # fmt: skip
 

@@ -3,12 +3,14 @@
     python -m launch.prepare --config configs/prepare.py:synthetic --output runs/portraits
     python -m launch.prepare --config configs/prepare.py:poses --output runs/poses
     python -m launch.prepare --config configs/prepare.py:long --output runs/long_portraits
+    python -m launch.prepare --config configs/prepare.py:talking --output runs/talking
     python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output runs/videos
     python -m launch.prepare --config configs/prepare.py:motion --input FOLDER --output FOLDER
 
 `synthetic`: 1800 train and 32 test people, one clip of 16 frames at 128 pixels each.
 `poses`: the same people at four frames a second, so that one clip holds poses that are far apart; for single frames.
 `long`: 400 of them for 133 frames each, for clips whose frames lie apart in time.
+`talking`: 600 of them for 64 frames each, who speak and hardly move their heads; for what sound drives.
 `video`: every video of a folder, cropped around its face at 256 pixels and cut into clips of at most ten seconds.
 `motion`: measures a folder of motion latents (`data/motion.py`); OUTPUT/statistics.safetensors standardises them.
 Settings are those of `data.prepare_synthetic.SyntheticConfig` and `data.prepare_video.VideoConfig`; change one by
@@ -22,12 +24,14 @@ from portrait_jax.errors import ConfigError, nearest
 SYNTHETIC = {
     "kind": "synthetic", "processes": 0,
     "train": 1800, "test": 32, "clips": 1, "frames": 16, "fps": 25.0, "size": 128, "seed": 0, "crf": 12,
-    "speech": True,
+    "speech": True, "energy": -1.0,
 }  # fmt: skip
 
 POSES = {**SYNTHETIC, "fps": 4.0}
 
 LONG = {**SYNTHETIC, "train": 400, "frames": 133}
+
+TALKING = {**SYNTHETIC, "train": 600, "frames": 64, "energy": 0.12}
 
 VIDEO = {
     "kind": "video", "processes": 0,
@@ -36,7 +40,7 @@ VIDEO = {
 
 MOTION = {"kind": "motion", "processes": 0}
 
-CONFIGS = {"synthetic": SYNTHETIC, "poses": POSES, "long": LONG, "video": VIDEO, "motion": MOTION}
+CONFIGS = {"synthetic": SYNTHETIC, "poses": POSES, "long": LONG, "talking": TALKING, "video": VIDEO, "motion": MOTION}
 
 
 def get_config(name: str = "synthetic") -> ConfigDict:

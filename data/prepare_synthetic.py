@@ -21,7 +21,8 @@ PERFORMANCE_SEEDS = 1_000_003
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
-    """How much is drawn: `train` and `test` people, `clips` each, of `frames` frames at `fps` and `size` pixels.
+    """How much is drawn: `train` and `test` people, `clips` each, of `frames` frames at `fps` and `size` pixels; `energy` 0 … 1 is
+    how much heads move, below 0 it is drawn anew for each clip.
 
     Few frames a second make few frames last long, so that those of one clip differ in pose: what single frames are
     trained on. Motion is trained on 25.
@@ -36,12 +37,15 @@ class SyntheticConfig:
     seed: int = 0
     crf: int = CRF
     speech: bool = True
+    energy: float = -1.0
 
     def __post_init__(self) -> None:
         if min(self.train, self.clips, self.frames) < 1 or self.test < 0:
             raise ConfigError("prepare: train, clips and frames must be at least 1, test at least 0")
         if not 1 <= self.fps <= 60:
             raise ConfigError(f"prepare: fps {self.fps} must be 1 to 60")
+        if self.energy > 1:
+            raise ConfigError(f"prepare: energy {self.energy} must be at most 1")
         if self.size % 2 or not 32 <= self.size <= 1024:
             raise ConfigError(f"prepare: size {self.size} must be even, 32 to 1024")
 
@@ -74,7 +78,10 @@ def draw(source: parts.Source) -> Iterator[Record]:
     identity = synthetic.sample_identity(identity_seed)
     for clip in range(config.clips):
         performance_seed = (config.seed * PERFORMANCE_SEEDS + identity_seed) * config.clips + clip
-        performance = synthetic.sample_performance(performance_seed, config.frames, config.fps, speech=config.speech)
+        energy = config.energy if config.energy >= 0 else None
+        performance = synthetic.sample_performance(
+            performance_seed, config.frames, config.fps, speech=config.speech, energy=energy
+        )
         raw = synthetic.render_clip(identity, performance, config.size)
         named = {
             "clip_id": f"{source.source_id}_{clip:03d}",

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from launch import cli
 from launch.priors import load_extension
@@ -21,6 +22,7 @@ from portrait_jax import systems
 from portrait_jax.animation import Animator
 from portrait_jax.animation.files import Job, animate_files
 from portrait_jax.errors import ConfigError
+from portrait_jax.interchange.processors import load_tokenizer
 from portrait_jax.progress import Bars
 from portrait_jax.systems.loading import EMBEDDED, load_system_params
 from portrait_jax.training.params import identify
@@ -33,7 +35,11 @@ PORTRAIT = flags.DEFINE_string("portrait", None, "Image file of the portrait.")
 PORTRAIT_LANDMARKS = flags.DEFINE_string(
     "portrait_landmarks", None, "Where no detector sees its face: landmarks (.npz), or points set by hand (.json)."
 )
-DRIVING = flags.DEFINE_string("driving", None, "Driving video, or a stored landmark sequence (.npz).")
+DRIVING = flags.DEFINE_string(
+    "driving",
+    None,
+    "Driving video, or a stored landmark sequence (.npz); for what sound drives, a sound or a video with it.",
+)
 AUDIO = flags.DEFINE_string("audio", None, "File whose sound is used instead of the driving video's.")
 OUTPUT = flags.DEFINE_string("output", None, "The video to write, ending in .mp4.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
@@ -55,6 +61,20 @@ EXTEND = flags.DEFINE_float(
 )
 PRIOR = flags.DEFINE_string("prior", None, "The motion prior: a .safetensors file or a training's workdir.")
 EMOTION = flags.DEFINE_integer("emotion", None, "Label of the feeling in which the prior goes on.", lower_bound=0)
+BASE = flags.DEFINE_list(
+    "base",
+    [],
+    "Imported checkpoints that take the place of --checkpoint's base: a personalised model, a pose control …",
+)
+PROMPT = flags.DEFINE_string("prompt", None, "What is to be seen, for systems that read text; needs --tokenizer.")
+NEGATIVE_PROMPT = flags.DEFINE_string("negative_prompt", None, "What is not; needs --tokenizer.")
+TOKENIZER = flags.DEFINE_string("tokenizer", None, "Folder of CLIP's tokenizer, or hub:org/name/tokenizer.")
+CONTROL = flags.DEFINE_string(
+    "control", None, "Video or landmarks (.npz) whose face steers the pose of what sound drives."
+)
+ID_SCALE = flags.DEFINE_float("id_scale", None, "How strongly the portrait speaks beside the prompt.", 0, 1.5)
+CONTROL_SCALE = flags.DEFINE_float("control_scale", None, "How strongly --control acts.", 0, 2)
+AUDIO_SCALE = flags.DEFINE_float("audio_scale", None, "How strongly the sound acts.", 0, 2)
 RESUME = flags.DEFINE_bool("resume", False, "Go on with an interrupted run.")
 
 NEEDED = (PORTRAIT, DRIVING, OUTPUT)
@@ -66,8 +86,9 @@ def main() -> None:
         if not flag.value:
             raise ConfigError(f"--{flag.name} is missing; give it (--help says what each flag takes)")
     config = CONFIG.value
+    set_scales(config)
     system = systems.build_system(config)
-    params = load_system_params(system, CHECKPOINT.value)
+    params = load_system_params(system, CHECKPOINT.value, BASE.value)
     extension = load_extension(PRIOR.value, EXTEND.value, EMOTION.value)
     job = Job(
         portrait=Path(PORTRAIT.value),
@@ -80,11 +101,14 @@ def main() -> None:
         fps=FPS.value,
         seed=SEED.value,
         rotation=ROTATION.value,
+        prompts=prompts(),
+        control=optional_path(CONTROL.value),
         resume=RESUME.value,
     )
     about = {
         "config": json.loads(config.to_json_best_effort()),
         "checkpoint": identify(CHECKPOINT.value or EMBEDDED[system.name]),
+        "base": [identify(path) for path in BASE.value],
     }
     if PRIOR.value:
         about["prior"] = identify(PRIOR.value)
@@ -94,6 +118,35 @@ def main() -> None:
     print(
         f"{job.output}: {record['frames']} frames at {record['fps']:g} fps; contact sheet {job.sheet}, settings {job.record}"
     )
+
+
+def set_scales(config: ConfigDict) -> None:
+    """Puts the scales that were given into the config; raises ConfigError if its system has no such thing."""
+    places = {
+        ID_SCALE: "model.behaviour.id_scale",
+        CONTROL_SCALE: "model.behaviour.control_scale",
+        AUDIO_SCALE: "model.audio.scale",
+    }
+    for flag, place in places.items():
+        if flag.value is None:
+            continue
+        section = config
+        for key in place.split(".")[:-1]:
+            section = section.get(key, ConfigDict())
+        if place.split(".")[-1] not in section:
+            raise ConfigError(
+                f"--{flag.name} means nothing to '{config.task}', whose config has no {place}; leave it out"
+            )
+        config.update_from_flattened_dict({place: flag.value})
+
+
+def prompts() -> dict[str, np.ndarray]:
+    """Token ids of the prompts that were given."""
+    texts = {"text": PROMPT.value, "negative_text": NEGATIVE_PROMPT.value}
+    given = {name: value for name, value in texts.items() if value is not None}
+    if given and not TOKENIZER.value:
+        raise ConfigError("a prompt is given and nothing that reads it; name CLIP's tokenizer by --tokenizer")
+    return {name: load_tokenizer(TOKENIZER.value)([value])[0] for name, value in given.items()}
 
 
 def optional_path(value: str | None) -> Path | None:

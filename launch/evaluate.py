@@ -9,8 +9,9 @@ portrait and the untrained system (with the trained autoencoder), and beside the
 own error. A system that sees the driver's pictures also stands beside itself driven by these in random order. Writes
 metrics.json, table.md and comparison.png into OUTPUT.
 
-With --manifest FILE the cases are those of a benchmark such as EmojiBench, with --analysis long_video long videos are made
-by every strategy and compared: docs/evaluation.md.
+A system that sound drives is measured by --analysis sound (does the mouth follow?), anchors (do long videos keep their
+colours?) and attention_entropy: docs/anyexpress.md. With --manifest FILE the cases are those of a benchmark such as
+EmojiBench, with --analysis long_video long videos are made by every strategy and compared: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from rich.console import Console
 
 from data.cases import average_person, evaluation_cases
 from launch import cli
-from launch.evaluations import long_video, manifest
+from launch.evaluations import attention, long_video, manifest, sound
 from portrait_jax import systems
 from portrait_jax.animation import Animator, animate_clip
-from portrait_jax.errors import ConfigError
+from portrait_jax.errors import ConfigError, listed
 from portrait_jax.face.detector import model_path
 from portrait_jax.media.image import write_image
 from portrait_jax.media.sheets import contact_sheet
@@ -44,6 +45,9 @@ from portrait_jax.systems.system import System
 from portrait_jax.training.loop import run_once
 from portrait_jax.training.params import identify
 from portrait_jax.typing import Params
+
+HEARD = {"sound": sound.run, "anchors": sound.run_anchors, "attention_entropy": attention.run}
+"""Analyses of what sound drives."""
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and stage: configs/NAME.py:STAGE.")
 CHECKPOINT = flags.DEFINE_string(
@@ -58,7 +62,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampling noise and of the pe
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default the config's.", lower_bound=1, upper_bound=1000)
 GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale; default the config's.", lower_bound=0)
 PROBE = flags.DEFINE_string("probe", str(DEFAULT_WEIGHTS), "The judging probe: a file or a training's workdir.")
-ANALYSIS = flags.DEFINE_enum("analysis", "people", ["people", "long_video"], "What is measured.")
+ANALYSIS = flags.DEFINE_enum("analysis", "people", ["people", "long_video", *HEARD], "What is measured.")
 MANIFEST = flags.DEFINE_string("manifest", None, "A benchmark: one JSON object per case and line.")
 JUDGE = flags.DEFINE_enum("judge", "mediapipe", ["mediapipe", "probe"], "Who finds faces in a benchmark's results.")
 LANDMARKER = flags.DEFINE_string(
@@ -68,7 +72,14 @@ RECOGNISER = flags.DEFINE_string("face_recogniser", None, "An imported ArcFace, 
 LPIPS = flags.DEFINE_string("lpips", None, "The imported network of LPIPS, for a benchmark's metric of that name.")
 
 SHEET_FRAMES = 6
-DEFAULT_FRAMES = {"people": 48, "manifest": 64, "long_video": 500}
+DEFAULT_FRAMES = {
+    "people": 48,
+    "manifest": 64,
+    "long_video": 500,
+    "sound": 100,
+    "anchors": 1500,
+    "attention_entropy": 16,
+}
 
 
 def main() -> None:
@@ -97,6 +108,14 @@ def main() -> None:
             LPIPS.value,
         )  # fmt: skip
         manifest.run(compiled, options, settings)
+        return
+    if (system.driven_by == "sound") != (kind in HEARD):
+        fitting = listed(HEARD) if system.driven_by == "sound" else "people or long_video"
+        raise ConfigError(
+            f"{system.name} is driven by {system.driven_by}, which --analysis {kind} does not give; use {fitting}"
+        )
+    if kind in HEARD:
+        HEARD[kind](compiled, sound.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value), settings)
         return
     if kind == "long_video":
         long_video.run(

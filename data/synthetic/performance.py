@@ -53,9 +53,10 @@ def _blinks(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
     return closed
 
 
-def _pose(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
+def _pose(rng: np.random.Generator, t: np.ndarray, energy: float | None) -> np.ndarray:
     """Head motion: some clips nearly still, some strong; always inside the ranges."""
-    energy = rng.choice([0.12, 0.45, 0.8, 1.0], p=[0.15, 0.3, 0.3, 0.25])
+    drawn = rng.choice([0.12, 0.45, 0.8, 1.0], p=[0.15, 0.3, 0.3, 0.25])
+    energy = drawn if energy is None else energy
     reach = MAX_ANGLES * (1.0, 0.85, 0.7) * energy
     rest = rng.uniform(-1, 1, 3) * MAX_ANGLES * (0.5, 0.3, 0.25)
     angles = np.stack([_wander(rng, t, 0.12, 0.7) for _ in range(3)], 1) * reach + rest
@@ -66,16 +67,19 @@ def _pose(rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
     return np.column_stack([angles, x, y, np.clip(scale, 0.35, 0.60)])
 
 
-def sample_performance(seed: int, frames: int, fps: float | int = 25, *, speech: bool = True) -> Performance:
+def sample_performance(
+    seed: int, frames: int, fps: float | int = 25, *, speech: bool = True, energy: float | None = None
+) -> Performance:
     """The performance of a seed: `frames` frames at `fps`; the same at every call.
 
-    Without `speech` the sound is silent and the mouth makes slow faces of its own.
+    Without `speech` the sound is silent and the mouth makes slow faces of its own. `energy`, 0 … 1, is how much the head moves;
+    None draws it.
     """
     if frames < 1 or fps <= 0:
         raise ValueError(f"need at least one frame and a positive rate, got {frames} frames at {fps} fps")
     rng = np.random.default_rng((int(seed), 2))
     t = np.arange(frames) / fps
-    pose = _pose(rng, t)
+    pose = _pose(rng, t, energy)
     e = np.zeros((frames, len(EXPRESSION_NAMES)))
 
     def put(name: str, values: np.ndarray, low: float = 0.0, high: float = 1.0) -> None:

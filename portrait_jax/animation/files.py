@@ -6,7 +6,7 @@ import json
 import shutil
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from portrait_jax import __version__
 from portrait_jax.animation import parts
 from portrait_jax.animation.animator import Animator
 from portrait_jax.animation.drivers import driver_of
+from portrait_jax.animation.driving import is_sequence
 from portrait_jax.animation.extension import Extension, extended
 from portrait_jax.animation.portrait import Portrait, is_by_hand, load_portrait
 from portrait_jax.animation.signals import Drive, Report, Request, silent
@@ -29,6 +30,7 @@ from portrait_jax.media.image import write_image
 from portrait_jax.media.mux import concat_segments
 from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.media.video import VideoWriter
+from portrait_jax.typing import Int
 
 SHEET_COLUMNS = 8
 
@@ -47,6 +49,8 @@ class Job:
     fps: float | None = None
     seed: int = 0
     rotation: str = "absolute"
+    prompts: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
+    control: Path | None = None
     resume: bool = False
 
     @property
@@ -143,7 +147,9 @@ def _animate(
 def _check_output(job: Job) -> None:
     if job.output.suffix.lower() != ".mp4":
         raise InputFileError(f"the output '{job.output}' must end in .mp4")
-    inputs = [path.resolve() for path in (job.portrait, job.driving, job.audio, job.portrait_landmarks) if path]
+    inputs = [
+        path.resolve() for path in (job.portrait, job.driving, job.audio, job.portrait_landmarks, job.control) if path
+    ]
     for path in (job.output, job.sheet, job.record):
         if path.is_dir():
             raise InputFileError(f"{path}, which is to be written, is a folder; choose another output")
@@ -170,20 +176,25 @@ def _portrait(job: Job, animator: Animator) -> Portrait:
 def _request(animator: Animator, job: Job, portrait: Portrait, report: Report) -> Request:
     return Request(
         job.driving, animator.system, animator.params, portrait, job.parts, job.fps, job.rotation, _detector(job), _bundle(job),
-        report,
+        report, job.prompts, job.control,
     )  # fmt: skip
 
 
 def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the video depends on."""
     driver = driver_of(animator.system)
-    detects = job.portrait_landmarks is None or driver.detects(job.driving)
+    detects = (
+        job.portrait_landmarks is None
+        or driver.detects(job.driving)
+        or (job.control is not None and not is_sequence(job.control))
+    )
     measures = driver.measures(animator.system.sampling.alignment) or is_by_hand(job.portrait_landmarks)
     files = {
         "portrait": job.portrait,
         "portrait_landmarks": job.portrait_landmarks,
         "driving": job.driving,
         "audio": job.audio,
+        "control": job.control,
         "face_landmarker": model_path(job.landmarker) if detects or measures else None,
     }
     return {
@@ -200,6 +211,7 @@ def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[st
         "face": job.face,
         "fps_asked": job.fps,
         "rotation": job.rotation,
+        "prompts": {name: ids.tolist() for name, ids in job.prompts.items()},
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,6 +73,8 @@ class Request(NamedTuple):
         detector: opens a face detector.
         bundle: where MediaPipe's face model is.
         report: told about progress.
+        prompts: token ids of prompts by the names that `encode_driving` reads; for systems that read text.
+        control: a video or stored landmarks that steer the pose; for systems that read control pictures beside what drives them.
     """
 
     path: Path
@@ -84,6 +87,8 @@ class Request(NamedTuple):
     detector: Callable[[], FaceDetector]
     bundle: Callable[[], Path]
     report: Report = silent
+    prompts: Mapping[str, Int[np.ndarray, " n"]] = MappingProxyType({})
+    control: Path | None = None
 
 
 class Clip(NamedTuple):
@@ -93,6 +98,7 @@ class Clip(NamedTuple):
         landmarks: in pixels of its frames.
         frames: its pictures; only some systems need them.
         size, expression, bundle: see `motion.clip_alignment`; None: its defaults.
+        speech: hidden states of the system's speech encoder; only some systems need them.
     """
 
     landmarks: Float[np.ndarray, "f 478 3"]
@@ -100,6 +106,7 @@ class Clip(NamedTuple):
     size: tuple[int, int] | None = None
     expression: Float[np.ndarray, " f"] | None = None
     bundle: Callable[[], Path] | None = None
+    speech: Float[np.ndarray, "f layers d"] | None = None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,10 @@ _FAR = float(1 << 14)
 _PUPIL_HALF_WIDTH = 3
 
 
+DOTS = tuple(sorted({*PUPILS, *(number for part in PLAIN_PARTS for chain in part.chains for number in chain)}))
+"""What `draw_dots` shows."""
+
+
 def draw_landmarks(
     landmarks_px: Float[np.ndarray, "478 d"], height: int, width: int, style: str = "released"
 ) -> UInt8[np.ndarray, "{height} {width} 3"]:
@@ -61,6 +65,23 @@ def draw_landmarks(
         raise ValueError("landmarks_px holds values that are not finite")
     image = np.zeros((height, width, 3), np.uint8)
     STYLES[style](image, points)
+    return image
+
+
+def draw_dots(
+    landmarks_px: Float[np.ndarray, "478 d"], height: int, width: int
+) -> UInt8[np.ndarray, "{height} {width} 3"]:
+    """One frame's key points as white filled dots on black, of radius 3 at 512 pixels: what pose controls know faces by.
+
+    The points are those of eyes, pupils, brows, nose, both lips, and of the face's contour from temple to temple.
+    """
+    image, size = np.zeros((height, width, 3), np.uint8), min(height, width)
+    points = np.rint(np.clip(np.asarray(landmarks_px, np.float64)[:, :2] - 0.5, -_FAR, _FAR) * (1 << _SHIFT)).astype(
+        int
+    )
+    radius = round(max(0.75, 3 * size / 512) * (1 << _SHIFT))
+    for number in DOTS:
+        cv2.circle(image, points[number].tolist(), radius, (255, 255, 255), cv2.FILLED, cv2.LINE_AA, _SHIFT)
     return image
 
 

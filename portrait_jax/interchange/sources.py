@@ -29,10 +29,17 @@ ENDINGS = (
 class Source(Protocol):
     """An opened checkpoint: names, shapes and dtypes at once, tensors one by one."""
 
-    path: Path
-    kind: str
-    metadata: dict[str, str]
-    specs: dict[str, Spec]
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def metadata(self) -> dict[str, str]: ...
+
+    @property
+    def specs(self) -> dict[str, Spec]: ...
 
     def read(self, name: str) -> np.ndarray:
         """One tensor in its own dtype."""

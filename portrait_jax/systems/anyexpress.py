@@ -67,6 +67,8 @@ class AnyExpress:
     name: str = "anyexpress"
 
     driven_by: ClassVar[str] = "sound"
+    adapter: ClassVar[tuple[str, ...]] = ("audio_projection/", "denoiser/.*(audio_attention|motion_modules)")
+    """What moves from base to base (`systems.loading.on_base`)."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError where two sizes that must agree do not."""
@@ -238,7 +240,7 @@ class AnyExpress:
         """Hidden states of the speech encoder at `places`, entry 0 being its first layer's input (`encoders.speech`)."""
         return self.audio_encoder.apply({"params": params["audio_encoder"]}, samples, places=places)
 
-    def audio_tokens(self, params: Params, windows: Float[Array, "b f win layers d"]) -> Float[Array, "b f k d"]:
+    def audio_tokens(self, params: Params, windows: Float[Array, "b f win layers d"]) -> Float[Array, "b f k e"]:
         """Windows of hidden states (`encoders.speech.frame_windows`) to tokens of each frame."""
         return self.audio_projection.apply({"params": params["audio_projection"]}, windows)
 
@@ -356,9 +358,8 @@ class AnyExpress:
         clean, flat = (rearrange(x, "b f h w c -> (b f) h w c") for x in (latents, noise))
         noisy = rearrange(add_noise(self.schedule, clean, flat, timestep), "(b f) h w c -> b f h w c", f=frames)
         is_given = given[:, :, None, None, None]
-        output = self.denoise(
-            params, jnp.where(is_given > 0, latents, noisy), timestep, conditioning.replace(given=given)
-        ).astype(jnp.float32)
+        noisy = jnp.where(is_given > 0, latents, noisy)
+        output = self.denoise(params, noisy, timestep, conditioning.replace(given=given)).astype(jnp.float32)
         target = training_target(self.prediction, clean, flat, *signal_noise(self.schedule, timestep, clean.ndim))
         errors = ((output - rearrange(target, "(b f) h w c -> b f h w c", f=frames)) ** 2).mean((2, 3, 4))
         loss = (errors * (1 - given)).sum() / jnp.maximum((1 - given).sum(), 1)
@@ -374,15 +375,11 @@ class AnyExpress:
             return jax.random.bernoulli(key, 1 - share, (clips,)).reshape(clips, *axes)
 
         who, silent = keep(keys[0], chosen.drop_reference), keep(keys[2], chosen.drop_audio, 1, 1, 1)
-        ids = jnp.where(
-            keep(keys[1], chosen.drop_text, 1),
-            batch.get("text", empty_prompt(self.text_config, clips)),
-            empty_prompt(self.text_config, clips),
-        )
+        nothing = empty_prompt(self.text_config, clips)
+        ids = jnp.where(keep(keys[1], chosen.drop_text, 1), batch.get("text", nothing), nothing)
         told = self.encode_portrait(params, batch["reference"]).replace(text=self.encode_text(params, ids))
-        if told.image_tokens is not None:
-            nobody = self.no_identity(params, clips)
-            told = told.replace(image_tokens=jnp.where(who[:, None, None], told.image_tokens, nobody))
+        if (tokens := told.image_tokens) is not None:
+            told = told.replace(image_tokens=jnp.where(who[:, None, None], tokens, self.no_identity(params, clips)))
         if told.portrait is not None:
             told = told.replace(portrait=told.portrait * who[:, None, None, None])
         if not chosen.temporal:
@@ -397,7 +394,6 @@ class AnyExpress:
         """
         clock = self.clock()
         margin = clock.margin(samples.shape[1], frames)
-        heard = frames + 2 * margin
-        places = jnp.asarray(clock.places(np.arange(heard)))
+        places = jnp.asarray(clock.places(np.arange(frames + 2 * margin)))
         states = self.encode_sound(params, normalise_waveform(samples), places)[:, :, 1:]
         return clip_windows(states, margin, frames, self.audio_config.reach)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,17 +13,21 @@ from portrait_jax.errors import CheckpointError, ShapeError, listed
 from portrait_jax.systems.system import System
 from portrait_jax.training.checkpoints import compare
 from portrait_jax.training.params import ASSETS, load_params
+from portrait_jax.training.state import flatten, matches, unflatten
 from portrait_jax.typing import Params
 
 EMBEDDED: Mapping[str, Path] = MappingProxyType({"follow_your_emoji": ASSETS / "follow_your_emoji_demo.safetensors"})
 """System name → the demo checkpoint that comes with the package."""
 
 
-def load_system_params(system: System, checkpoint: str | os.PathLike | None = None) -> Params:
+def load_system_params(
+    system: System, checkpoint: str | os.PathLike | None = None, bases: Sequence[str | os.PathLike] = ()
+) -> Params:
     """Reads parameters and checks that they are this system's.
 
     Args:
         checkpoint: a `.safetensors` file or a training's workdir; None takes the checkpoint in the package.
+        bases: further ones, whose parameters stand in for the checkpoint's: see `on_base`. Later ones win.
 
     Raises:
         CheckpointError: if there is none, or it holds other parameters (listed, at most ten).
@@ -34,9 +38,12 @@ def load_system_params(system: System, checkpoint: str | os.PathLike | None = No
             f"no checkpoint of {system.name} comes with the package (it has: {listed(EMBEDDED)}); name one by --checkpoint"
         )
     source = Path(checkpoint) if checkpoint is not None else EMBEDDED[system.name]
-    params, _ = load_params(source)
+    params: Params = load_params(source)[0]
+    expected = jax.eval_shape(system.init, jax.random.key(0))
+    for base in bases:
+        params = on_base(params, load_params(base)[0], expected, getattr(system, "adapter", ()))
     try:
-        compare(params, jax.eval_shape(system.init, jax.random.key(0)), str(source))
+        compare(params, expected, " on ".join([str(source), *map(str, bases)]))
     except (CheckpointError, ShapeError) as error:
         if checkpoint is not None:
             raise
@@ -45,3 +52,20 @@ def load_system_params(system: System, checkpoint: str | os.PathLike | None = No
             f"--checkpoint: an import of published weights (docs/convert.md) or a training's workdir ({error})"
         ) from error
     return params
+
+
+def on_base(params: Params, base: Params, expected: Params, adapter: Sequence[str]) -> Params:
+    """Puts an adapter on another base.
+
+    Args:
+        params: what is at hand: an adapter alone, or a whole system.
+        base: what takes the place of the same leaves, except those of the adapter that are at hand. Sub-networks that the system
+            does not have are passed over.
+        expected: the system's leaves.
+        adapter: patterns (as in `Stage.trainable`) of the adapter's leaves.
+    """
+    have, wanted = flatten(params), flatten(expected)
+    own = {name: leaf for name, leaf in have.items() if matches(name, adapter)}
+    known = {subnet: tree for subnet, tree in base.items() if subnet in expected}
+    kept = {name: leaf for name, leaf in flatten(known).items() if name in wanted or not matches(name, adapter)}
+    return unflatten(have | kept | own)

@@ -156,7 +156,14 @@ def test_the_seed_decides_the_noise(animator, asked, whole):
 def test_settings_are_those_of_the_system_unless_given():
     system = tiny.make_system()
     base = {"solver": "dpmpp_2m", "steps": 2, "guidance": 1.5, "window": 4, "overlap": 2, "windows_per_chunk": 2}
-    base |= {"noise_share": 0.2, "strategy": "overlap", "framing": "face", "alignment": "proportional"}
+    base |= {
+        "mimic": 0.0,
+        "anchor": "latent",
+        "noise_share": 0.2,
+        "strategy": "overlap",
+        "framing": "face",
+        "alignment": "proportional",
+    }
     assert Animator(system, {}).settings == base
     changed = Animator(system, {}, steps=7, guidance=0.0, length=6, overlap=0, windows_per_chunk=1)
     assert changed.settings == {**base, "steps": 7, "guidance": 0.0, "window": 6, "overlap": 0, "windows_per_chunk": 1}

@@ -48,6 +48,8 @@ def joined(parts):
 
 def test_a_batch_of_clips_has_the_documented_arrays(config):
     (batch,) = load({**config, "frame_stride": (1, 1), "audio": True}, 1)
+    (wide,) = load({**config, "frame_stride": (1, 1), "audio": True, "audio_margin": 2}, 1)
+    np.testing.assert_array_equal(wide["audio"][:, 2 * 640 : -2 * 640], batch["audio"])
     assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
         "frames": ((4, 3, 64, 64, 3), "uint8"),
         "reference": ((4, 64, 64, 3), "uint8"),
@@ -198,6 +200,7 @@ def test_a_config_dict_is_taken(portraits):
         ({"size": 60}, "latent_factor"),
         ({"frame_stride": (2, 1)}, "frame_stride"),
         ({"audio": True}, "stride"),
+        ({"audio_margin": -1}, "audio_margin"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(config, change, message):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.errors import ConfigError
-from portrait_jax.face.drawing import STYLES, draw_landmarks
+from portrait_jax.face.drawing import DOTS, STYLES, draw_dots, draw_landmarks
 from portrait_jax.face.topology import JAW, LEFT_PUPIL, PUPIL_COLOUR
 from tests.face.faces import make_face, placed
 
@@ -76,3 +76,14 @@ def test_landmarks_that_are_not_finite_are_refused():
     face[33, 0] = np.nan
     with pytest.raises(ValueError, match="finite"):
         draw_landmarks(face, 64, 64, "smooth")
+
+
+def test_key_points_are_white_dots_where_the_landmarks_are():
+    face = np.full((478, 2), -50.0)
+    face[list(DOTS)] = [100.0, 60.0]
+    image = draw_dots(face, 128, 256)
+    rows, columns = np.nonzero(image[..., 0])
+    assert image.shape == (128, 256, 3) and (image[59:61, 99:101] == 255).all()
+    assert abs(rows.mean() + 0.5 - 60) < 0.1 and abs(columns.mean() + 0.5 - 100) < 0.1
+    assert np.ptp(columns) <= 3, "radius 3 is meant at 512 pixels"
+    assert not draw_dots(np.full((478, 3), -1e9), 64, 64).any()

@@ -135,6 +135,7 @@ def test_numbered_attentions_of_image_prompts_sit_where_the_manifest_says(name):
     [
         "down_blocks_0/motion_modules_0/temporal_transformer/proj_in/kernel",
         "mid_block/attentions_0/transformer_blocks_0/attn2/processor/to_k_ip_0/kernel",
+        "mid_block/attentions_0/transformer_blocks_0/audio_attention/attn/to_q/kernel",
         "clip_fc/kernel",
         "place_embedding/kernel",
     ],
@@ -172,3 +173,19 @@ def test_the_single_file_agrees_with_diffusers_conversion_name_by_name(kind):
     names = {link.path: link.names[0] for link in single[subnet].links(single[subnet].published())}
     ours = {link.names[0]: names[link.path] for link in alone[subnet].links(alone[subnet].published())}
     assert ours == pairs
+
+
+def test_an_adapter_of_ours_names_its_parts_by_side_block_and_layer():
+    small, whole = (layouts()[name] for name in ("anyexpress_adapter", "anyexpress_adapter_all"))
+    names = {name for part in whole.parts for name in part.expected()}
+    assert {"audio_proj.proj3.bias", "audio_attn.up.3.2.o.weight", "audio_attn.mid.0.0.norm.bias"} <= names
+    assert "motion.mid_block.motion_modules.0.transformer_blocks.0.attn2.to_out.0.weight" in names
+    assert len([name for name in names if name.startswith("audio_attn.")]) == 16 * 6
+    sizes = [
+        sum(np.prod(shape) for part in layout.parts for shape in part.expected().values()) for layout in (small, whole)
+    ]
+    # The paper's table says 0.3 billion; AnimateDiff v2 has 453 million.
+    assert sizes == [272_096_192, 36_465_152 + 43_975_040 + 453_209_280]
+    for layout in (small, whole):
+        listed = {name: shape for part in layout.parts for name, shape in part.stored().items()}
+        assert recognise(specs(listed))[0][0] is layout

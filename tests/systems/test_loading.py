@@ -16,7 +16,8 @@ from portrait_jax.errors import CheckpointError, ShapeError
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.systems.loading import EMBEDDED, load_system_params
 from portrait_jax.training.params import load_params, save_params
-from tests import tiny
+from portrait_jax.training.state import flatten, matches, unflatten
+from tests import tiny, tiny_anyexpress
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,32 @@ def test_the_embedded_checkpoint_names_the_config_that_builds_its_system():
     expected = jax.eval_shape(built.init, jax.random.key(0))
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, expected)
     assert info["config"]["data"]["path"] == "", "a path of the machine that it was trained on"
+
+
+def test_an_adapter_moves_between_bases_by_path_alone(tmp_path):
+    """The adapter of one system on two bases: every other leaf is the base's, and nothing of a base replaces the adapter."""
+    made = tiny_anyexpress.make_system()
+    trained, base = flatten(tiny.make_params(made)), flatten(tiny.make_params(made, seed=1))
+    adapter = {name: leaf for name, leaf in trained.items() if matches(name, made.adapter)}
+    save_params(tmp_path / "adapter.safetensors", unflatten(adapter), {})
+    save_params(tmp_path / "whole.safetensors", unflatten(trained), {})
+    stranger = {"stranger/kernel": np.ones(2, np.float32)}
+    for number in (1, 2):
+        other = {name: leaf + number for name, leaf in base.items()}
+        save_params(tmp_path / "base.safetensors", unflatten(other | stranger), {})
+        for held in ("adapter", "whole"):
+            found = flatten(load_system_params(made, tmp_path / f"{held}.safetensors", [tmp_path / "base.safetensors"]))
+            assert found.keys() == trained.keys()
+            for name, leaf in found.items():
+                np.testing.assert_array_equal(leaf, adapter[name] if name in adapter else other[name])
+    assert 0 < len(adapter) < len(trained) and not any("to_k_ip" in name for name in adapter)
+
+
+def test_a_base_of_another_kind_is_refused_with_both_shapes(tmp_path):
+    made = tiny_anyexpress.make_system()
+    trained = tiny.make_params(made)
+    save_params(tmp_path / "whole.safetensors", trained, {})
+    kernel = np.ones((3, 3, 9, 8), np.float32)
+    save_params(tmp_path / "inpainting.safetensors", {"denoiser": {"conv_in": {"kernel": kernel}}}, {})
+    with pytest.raises(ShapeError, match=r"denoiser/conv_in/kernel: stored \(3, 3, 9, 8\)"):
+        load_system_params(made, tmp_path / "whole.safetensors", [tmp_path / "inpainting.safetensors"])

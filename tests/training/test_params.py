@@ -244,3 +244,24 @@ def test_a_damaged_checkpoint_says_which_folder_to_remove(tmp_path):
         run()
     with pytest.raises(CheckpointError, match="is damaged"):
         load_params(tmp_path)
+
+
+def test_what_a_stage_begins_anew_comes_from_its_own_source(tmp_path):
+    first, pretrained = tmp_path / "first.safetensors", tmp_path / "pretrained.safetensors"
+    moved = jax.tree.map(lambda leaf: leaf + 1, params())
+    save_params(first, moved, {})
+    save_params(pretrained, params(), {})
+    shapes = jax.eval_shape(params)
+    found = read_sources(
+        shapes, {"*": str(first)}, restore=("denoiser/motion/",), restore_from="{workdir}/pretrained.safetensors", root=tmp_path
+    )  # fmt: skip
+    assert_equal(found["denoiser"]["motion"], params()["denoiser"]["motion"])
+    assert_equal(found["denoiser"]["dense"], moved["denoiser"]["dense"])
+    assert_equal(found["encoder"], moved["encoder"])
+    with pytest.raises(ConfigError, match="pattern 'denoiser/motoin/', matches no parameter"):
+        read_sources(shapes, {}, restore=("denoiser/motoin/",), restore_from=str(first))
+    with pytest.raises(CheckpointError, match="entry 'restore': there is no checkpoint"):
+        read_sources(shapes, {}, restore=("denoiser/",), restore_from=str(tmp_path / "nothing"))
+    save_params(pretrained, {"encoder": params()["encoder"]}, {})
+    with pytest.raises(CheckpointError, match="missing .denoiser/motion/scale"):
+        read_sources(shapes, {}, restore=("denoiser/motion/",), restore_from=str(pretrained))

@@ -29,7 +29,7 @@ def autoencoder_shapes():
     return shapes_of(AutoencoderKL(), lambda: (jnp.zeros((1, 32, 32, 3)),))
 
 
-BASE_LEAVES = r"(?!.*(motion_modules|temporal_modules|/processor/)|clip_fc|place_embedding)"
+BASE_LEAVES = r"(?!.*(motion_modules|temporal_modules|audio_attention|/processor/)|clip_fc|place_embedding)"
 """Of a UNet that a system has added to: what Stable Diffusion publishes."""
 
 UNET = KeyMap()

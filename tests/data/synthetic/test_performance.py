@@ -76,3 +76,10 @@ def test_vowels_have_their_formants():
 def test_an_impossible_length_is_refused(frames, fps):
     with pytest.raises(ValueError, match="at least one frame"):
         sample_performance(0, frames, fps)
+
+
+def test_a_given_energy_stills_the_head_and_changes_nothing_else():
+    drawn, calm = sample_performance(5, 60), sample_performance(5, 60, energy=0.0)
+    assert np.ptp(calm.pose[:, :3], axis=0).max() == 0 < np.ptp(drawn.pose[:, :3], axis=0).min()
+    np.testing.assert_array_equal(calm.audio, drawn.audio)
+    np.testing.assert_array_equal(calm.expression[:, JAW], drawn.expression[:, JAW])

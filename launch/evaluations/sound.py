@@ -1,0 +1,195 @@
+"""`launch.evaluate --analysis sound` and `anchors`: does the mouth follow the sound, and do long videos keep their colours?
+
+People and sounds are unseen ones of the procedural portraits. Each person speaks with the sound of the true performance, with
+another one (the control: whatever it reaches is chance), and is silent; the truth's own mouth says how far the probe can be
+trusted. For colours, each person speaks as long as `--frames` says, with the anchor, without it, and by overlapping windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from data import synthetic
+from data.cases import FIRST_PERFORMANCE
+from portrait_jax.animation import Animator
+from portrait_jax.animation.signals import Signals
+from portrait_jax.animation.sound import encoder, sound_signals
+from portrait_jax.encoders.speech import speech_states
+from portrait_jax.face.measures import mouth_opening
+from portrait_jax.media.image import write_image
+from portrait_jax.media.sheets import contact_sheet
+from portrait_jax.metrics import long_video, report
+from portrait_jax.metrics.detector import Detector
+from portrait_jax.metrics.following import follow
+from portrait_jax.metrics.suite import Metric, Scores
+from portrait_jax.progress import Bars
+from portrait_jax.typing import Image, Video
+
+ENERGY = 0.12
+"""How much heads move, as in the demo's training clips: nothing tells this system where the head is."""
+MOUTH = {
+    "correlation": Metric("mouth opening, correlation with the true one", "high", 3),
+    "chance": Metric("the same with frames in random order, 95th percentile", "low", 3),
+    "movement": Metric("movement of the mouth, relative to the true one", "one", 2),
+}
+ANCHORS = {
+    "prefix, anchored": {"strategy": "prefix", "anchor": "latent"},
+    "prefix, free": {"strategy": "prefix", "anchor": "none"},
+    "overlap": {"strategy": "overlap"},
+}
+SHEET_FRAMES = 8
+
+
+class Options(NamedTuple):
+    """The flags that matter here."""
+
+    output: Path
+    identities: int
+    frames: int
+    seed: int
+    probe: str
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A test person, and what it says: samples in −1..1."""
+
+    portrait: Image
+    sound: np.ndarray
+    performance: synthetic.Performance
+    person: synthetic.Identity
+
+    @classmethod
+    def make(cls, index: int, frames: int, size: int, seed: int) -> Speaker:
+        """Test person number `index`; the portrait is neutral and looks where the performance begins."""
+        person = synthetic.sample_identity(synthetic.split_seed("test", index))
+        number = FIRST_PERFORMANCE * (seed + 1) + index
+        performance = synthetic.sample_performance(synthetic.split_seed("test", number), frames, energy=ENERGY)
+        neutral = np.zeros(len(synthetic.EXPRESSION_NAMES), np.float32)
+        portrait = synthetic.render(person, performance.pose[0], neutral, size).image
+        return cls(portrait, performance.audio.astype(np.float32) / 32768, performance, person)
+
+    def truth(self, size: int) -> dict[str, np.ndarray]:
+        """Frames and landmarks of the true performance."""
+        return synthetic.render_clip(self.person, self.performance, size)
+
+
+def signals_of(animator: Animator, sound: np.ndarray) -> Signals:
+    """What samples at the speech encoder's rate tell the system."""
+    system: Any = animator.system
+    heard = speech_states(encoder(system, animator.params), lambda: iter([sound]), system.clock())
+    return sound_signals(np.concatenate(list(heard)), system.audio_config.reach)
+
+
+def speak(animator: Animator, portrait: Image, sound: np.ndarray, frames: int, seed: int) -> Video:
+    """The portrait, driven by such samples."""
+    signals = signals_of(animator, sound)
+    return np.concatenate([part for part, _ in animator.frames(portrait, signals, frames, seed=seed)])
+
+
+def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
+    """Measures mouths; writes metrics.json, table.md and comparison.png."""
+    probe, size = Detector.load(options.probe), animator.system.image_size
+    people = [Speaker.make(i, options.frames, size, options.seed) for i in range(options.identities)]
+    sounds = {
+        "own sound": [person.sound for person in people],
+        "another's sound": [people[i - 1].sound for i in range(len(people))]
+        if len(people) > 1
+        else [Speaker.make(1, options.frames, size, options.seed).sound],
+        "silence": [0 * person.sound for person in people],
+    }
+    scores: dict[str, list[Scores]] = {name: [] for name in (*sounds, "truth")}
+    rows, labels = [], []
+    with Bars("people") as bars:
+        for i, person in enumerate(bars.track(people, "speaking", len(people))):
+            truth = person.truth(size)
+            opening = mouth_opening(truth["landmarks"])
+            videos = {
+                name: speak(animator, person.portrait, of[i], options.frames, options.seed)
+                for name, of in sounds.items()
+            }
+            for name, video in {**videos, "truth": truth["frames"]}.items():
+                scores[name].append(judged(opening, mouth_opening(probe.detect(video).landmarks_px), options.seed))
+                if i == 0:
+                    rows.append(spread(video))
+                    labels.append(name)
+    finish({f"{options.frames} frames": means(scores, MOUTH)}, MOUTH, rows, labels, options, settings, animator)
+
+
+def judged(true: np.ndarray, seen: np.ndarray, seed: int) -> Scores:
+    """How a mouth follows the true one, and how much it moves at all."""
+    found = follow(true, seen, seed=seed)
+    return {
+        "correlation": found.correlation,
+        "chance": found.chance,
+        "movement": float(np.std(seen) / max(np.std(true), 1e-9)),
+    }
+
+
+def run_anchors(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
+    """Measures colours over time; writes metrics.json, table.md and comparison.png."""
+    size, rows, labels = animator.system.image_size, [], []
+    scores: dict[str, list[Scores]] = {name: [] for name in ANCHORS}
+    animators = {name: varied(animator, changes) for name, changes in ANCHORS.items()}
+    with Bars("people") as bars:
+        for i in bars.track(range(options.identities), "long videos", options.identities):
+            person = Speaker.make(i, options.frames, size, options.seed)
+            truth = person.truth(size)["frames"]
+            for name, each in animators.items():
+                video, plan = (
+                    speak(each, person.portrait, person.sound, options.frames, options.seed),
+                    each.plan(options.frames),
+                )
+                scores[name].append(long_video.measure(video, truth, plan.borders, plan.blended))  # type: ignore[union-attr]
+                if i == 0:
+                    rows.append(spread(video))
+                    labels.append(name)
+            if i == 0:
+                rows.append(spread(truth))
+                labels.append("truth")
+    metrics = long_video.METRICS
+    finish({f"{options.frames} frames": means(scores, metrics)}, metrics, rows, labels, options, settings, animator)
+
+
+def varied(animator: Animator, changes: Mapping[str, Any]) -> Animator:
+    """The same system and parameters with other sampling settings."""
+    system = replace(animator.system, sampling=replace(animator.system.sampling, **changes))  # type: ignore[type-var]
+    return replace(animator, system=system, _compiled={})
+
+
+def spread(video: Video) -> list[np.ndarray]:
+    """A few frames from the first to the last."""
+    return [video[i] for i in np.linspace(0, len(video) - 1, SHEET_FRAMES).astype(int)]
+
+
+def means(scores: Mapping[str, list[Scores]], metrics: Mapping[str, Metric]) -> dict[str, Scores]:
+    """Mean of each metric over people that have it, by method."""
+
+    def mean(rows: list[Scores], name: str) -> float:
+        values = [row[name] for row in rows if np.isfinite(row[name])]
+        return float(np.mean(values)) if values else float("nan")
+
+    return {method: {name: mean(rows, name) for name in metrics} for method, rows in scores.items()}
+
+
+def finish(
+    table: dict[str, dict[str, Scores]],
+    metrics: Mapping[str, Metric],
+    rows: list[list[np.ndarray]],
+    labels: list[str],
+    options: Options,
+    settings: Mapping[str, Any],
+    animator: Animator,
+) -> None:
+    """Writes what was measured, and prints it."""
+    report.write(table, options.output, settings, metrics=metrics)
+    write_image(options.output / "comparison.png", contact_sheet(rows, labels))
+    title = f"{animator.system.name}: {options.identities} people, {options.frames} frames each"
+    Console().print(report.terminal(table, title, metrics))
+    print(f"written to {options.output}: metrics.json, table.md, comparison.png")
