@@ -85,6 +85,17 @@ def imported(tree: PyTree, tensors: Mapping[str, np.ndarray], *parts: Part, at: 
     return {"params": jax.tree.map(jnp.asarray, params)}
 
 
+def exported(part: Part, tree: PyTree) -> dict[str, np.ndarray]:
+    """A module's parameters, or their gradients, as published tensors."""
+    leaves = traverse_util.flatten_dict(tree, sep="/")
+    links = [(link, np.asarray(leaves[link.path])) for link in part.links(tree)]
+    pieces: dict[str, dict[int, np.ndarray]] = {}
+    for link, leaf in links:
+        for name, tensor in link.to_torch(leaf).items():
+            pieces.setdefault(name, {}).update(zip(link.taken, np.split(tensor, len(link.taken))))
+    return {name: np.concatenate([parts[i] for i in sorted(parts)]) for name, parts in pieces.items()}
+
+
 def shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     """Path → shape of every leaf."""
     return {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(tree, sep="/").items()}

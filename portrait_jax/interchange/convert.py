@@ -14,7 +14,7 @@ import numpy as np
 from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
 from portrait_jax.interchange.layouts import Part, layout_named
 from portrait_jax.interchange.matching import FLOATS, Match, assign, compare, refuse
-from portrait_jax.interchange.rules import Link, fillers
+from portrait_jax.interchange.rules import Link, fillers, join
 from portrait_jax.interchange.safetensors_files import Spec, write, write_sharded
 from portrait_jax.interchange.sources import MemorySource, Source, open_checkpoint
 from portrait_jax.media.files import atomic_output
@@ -73,10 +73,7 @@ def import_checkpoint(
                     f"{leaf} comes from {leaves[leaf][0].source.path} and {match.source.path}; leave one out"
                 )
             leaves[leaf] = (match, link)
-    specs = {
-        leaf: Spec(link.shape, chosen or match.source.specs[match.names[link.names[0]]].dtype)
-        for leaf, (match, link) in leaves.items()
-    }
+    specs = {leaf: Spec(link.shape, chosen or match.dtype(link)) for leaf, (match, link) in leaves.items()}
 
     def read(leaf: str) -> np.ndarray:
         match, link = leaves[leaf]
@@ -180,9 +177,9 @@ class Exported:
                 pieces.setdefault(name, []).append(link)
         shapes: dict[str, tuple[int, ...]] = {}
         for name, sharing in pieces.items():
-            sharing.sort(key=lambda link: link.part)
-            if [link.part for link in sharing] != list(range(sharing[0].parts)):
-                raise CheckpointError(f"{self.source.path} has only {len(sharing)} of the parts that make '{name}'")
+            taken = sorted(part for link in sharing for part in link.taken)
+            if taken != list(range(sharing[0].parts)):
+                raise CheckpointError(f"{self.source.path} has only {len(taken)} of the parts that make '{name}'")
             shapes[name] = sharing[0].published()[name]
             dtype = self.source.specs[f"{subnet}/{sharing[0].path}"].dtype
             if kept is None or f"{subnet}/{name}" not in kept.specs:
@@ -212,8 +209,13 @@ class Exported:
         self._makers[name] = make
 
     def _joined(self, subnet: str, name: str, links: Sequence[Link]) -> np.ndarray:
-        pieces = [link.to_torch(self.source.read(f"{subnet}/{link.path}"))[name] for link in links]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        pieces: dict[int, np.ndarray] = {}
+        for link in links:
+            row = link.row(name)
+            leaf = self.source.read(f"{subnet}/{link.path}", row)
+            tensor = (link if row is None else link.layer(row)).to_torch(leaf)[name]
+            pieces |= zip(link.taken, np.split(tensor, len(link.taken)))
+        return join([pieces[part] for part in sorted(pieces)])
 
     def read(self, name: str) -> np.ndarray:
         """One tensor as it is written."""

@@ -32,9 +32,19 @@ class Match:
     """The same for tensors that an export cannot make from the leaves: those the network does not need."""
 
     def read(self, link: Link) -> np.ndarray:
-        """A leaf, in the file's dtype."""
+        """A leaf, in the file's dtype; of a stack one layer after the other, so that it is in memory once."""
+        if link.layers:
+            stack = np.empty(link.shape, self.dtype(link))
+            for i in range(link.layers):
+                stack[i] = self.read(link.layer(i))
+            return stack
         leaf = link.to_flax(*(self.source.read(self.names[name]) for name in link.names))
         return leaf.reshape(link.shape)
+
+    def dtype(self, link: Link) -> np.dtype:
+        """Of a leaf: the file's, and of a stack whose layers differ the widest."""
+        kinds = {self.source.specs[self.names[name]].dtype for name in link.names[:: link.each]}
+        return kinds.pop() if len(kinds) == 1 else np.dtype(np.float32)
 
 
 @dataclass
@@ -80,7 +90,7 @@ def compare(part: Part, source: Source, links: Sequence[Link]) -> Findings:
         if spec.dtype not in FLOATS:
             found.dtypes.append(f"{name}: {spec.dtype.name}")
     # What folds several tensors into one leaf (weight norm) cannot be undone to the bit.
-    folded = {name for link in links if len(link.names) > 1 for name in link.names}
+    folded = {name for link in links if link.each > 1 for name in link.names}
     spare = {name for name in names if part.table.spares(name)}
     found.kept = {name: names[name] for name in (*fillers(part.table, wanted), *folded, *spare) if name in names}
     found.passed_over = {name for canonical, name in names.items() if part.table.ignores(canonical)}

@@ -46,10 +46,11 @@ class OnnxFaces:
         walk.finish()
         self.specs = {name: spec for name, (spec, _) in self._makers.items()}
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor in its own dtype."""
+    def read(self, name: str, row: int | None = None) -> np.ndarray:
+        """One tensor in its own dtype, or one entry of its first axis."""
         spec, make = self._makers[name]
-        return make().astype(spec.dtype)
+        tensor = make().astype(spec.dtype)
+        return tensor if row is None else tensor[row]
 
     def put(self, name: str, source: str, change: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> None:
         """Names a weight of the graph."""

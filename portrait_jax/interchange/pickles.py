@@ -50,9 +50,10 @@ class PickleFile:
             raise CheckpointError(f"{path} holds no tensors by name; give the file with the network's state dict")
         self.specs = {name: Spec(tuple(t.shape), numpy_dtype(t.dtype, torch)) for name, t in self._tensors.items()}
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor in its own dtype."""
-        tensor = self._tensors[name].detach().contiguous()
+    def read(self, name: str, row: int | None = None) -> np.ndarray:
+        """One tensor in its own dtype, or one entry of its first axis."""
+        tensor = self._tensors[name].detach()
+        tensor = (tensor if row is None else tensor[row]).contiguous()
         dtype = self.specs[name].dtype
         if dtype == ml_dtypes.bfloat16 or dtype.name.startswith("float8"):
             integers = {2: "int16", 1: "uint8"}[dtype.itemsize]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -95,7 +95,8 @@ class Fused:
     """Regular expression on the mechanical name, e.g. `\\.to_k\\.weight$`."""
     name: str
     """What it becomes, e.g. `.to_kv.weight`."""
-    part: int
+    part: int | tuple[int, ...]
+    """Which of the equal parts the leaf is, or which several it is made of, in its own order."""
     parts: int
 
 
@@ -128,6 +129,9 @@ class KeyMap:
     split: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """End of a name → its ends in a file that publishes one leaf as several tensors (weight norm)."""
     fused: tuple[Fused, ...] = ()
+    stacked: tuple[str, ...] = ()
+    """Flax paths of scanned layers: a leaf below one holds all of them along its first axis, and each is published by itself
+    as if its path had the layer's number (`blocks/…` is `blocks_0/…`, `blocks_1/…`)."""
     aliases: tuple[tuple[str, str], ...] = ()
     """Regular expression → replacement that brings names of other (older) files to those of this map."""
     ignored: tuple[str, ...] = ()
@@ -158,7 +162,14 @@ class KeyMap:
 
     def link(self, path: str, shape: Sequence[int]) -> Link:
         """Everything about one leaf."""
-        name, part, parts = self.prefix + self.name(path), 0, 1
+        for stack in self.stacked:
+            if path.startswith(f"{stack}/"):
+                rest = path.removeprefix(stack)
+                layers = [self.link(f"{stack}_{i}{rest}", shape[1:]) for i in range(shape[0])]
+                names = tuple(name for layer in layers for name in layer.names)
+                return replace(layers[0], path=path, shape=tuple(shape), names=names, layers=len(layers))
+        name, parts = self.prefix + self.name(path), 1
+        part: int | tuple[int, ...] = 0
         for fused in self.fused:
             joined = re.sub(fused.pattern, fused.name, name)
             if joined != name:
@@ -166,7 +177,8 @@ class KeyMap:
                 break
         ends = next(((end, several) for end, several in self.split if name.endswith(end)), None)
         names = (name,) if ends is None else tuple(name.removesuffix(ends[0]) + end for end in ends[1])
-        return Link(path, tuple(shape), names, self.kind(path), part, parts)
+        taken = part if isinstance(part, tuple) else (part,)
+        return Link(path, tuple(shape), names, self.kind(path), taken, parts)
 
     def canonical(self, name: str) -> str:
         """A file's name as this map spells it."""
@@ -190,28 +202,58 @@ class Link:
     path: str
     shape: tuple[int, ...]
     names: tuple[str, ...]
+    """Of stacked layers all names of the first, then all of the second and so on."""
     kind: Kind
-    part: int
-    parts: int
+    taken: tuple[int, ...] = (0,)
+    """Which of the equal parts of each published tensor belong to it, in its own order."""
+    parts: int = 1
+    layers: int = 0
+    """How many layers lie along its first axis; 0: it has no such axis."""
+
+    @property
+    def each(self) -> int:
+        """Published tensors per layer: more than one where they are folded into each other."""
+        return len(self.names) // max(self.layers, 1)
 
     def published(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the published tensors; of a fused one, the whole."""
         # A view that repeats one byte costs no memory, whatever the shape.
-        small = np.broadcast_to(np.ones((), np.uint8), self.shape)
+        small = np.broadcast_to(np.ones((), np.uint8), self.shape[1:] if self.layers else self.shape)
         shapes = [tensor.shape for tensor in self.kind.to_torch(small)]
         if self.parts > 1:
-            shapes = [(self.parts * shape[0], *shape[1:]) for shape in shapes]
-        return dict(zip(self.names, shapes))
+            shapes = [(self.parts * (shape[0] // len(self.taken)), *shape[1:]) for shape in shapes]
+        return dict(zip(self.names, shapes * max(self.layers, 1)))
+
+    def layer(self, index: int) -> Link:
+        """One layer of a stack by itself."""
+        names = self.names[index * self.each : (index + 1) * self.each]
+        return replace(self, shape=self.shape[1:], names=names, layers=0)
+
+    def row(self, name: str) -> int | None:
+        """Where along the first axis of a stack the layer of one published tensor lies; None: it is no stack."""
+        return self.names.index(name) // self.each if self.layers else None
 
     def to_flax(self, *tensors: np.ndarray) -> np.ndarray:
         """The leaf from whole published tensors."""
+        if self.layers:
+            groups = (tensors[i * self.each : (i + 1) * self.each] for i in range(self.layers))
+            return np.stack([self.layer(i).to_flax(*group) for i, group in enumerate(groups)])
         if self.parts > 1:
-            tensors = tuple(np.split(tensor, self.parts)[self.part] for tensor in tensors)
+            tensors = tuple(join([np.split(tensor, self.parts)[i] for i in self.taken]) for tensor in tensors)
         return self.kind.to_flax(*tensors)
 
     def to_torch(self, leaf: np.ndarray) -> dict[str, np.ndarray]:
-        """The published tensors from the leaf; of a fused one, its part."""
+        """The published tensors from the leaf; of a fused one, its parts."""
+        if self.layers:
+            return {
+                name: tensor for i in range(self.layers) for name, tensor in self.layer(i).to_torch(leaf[i]).items()
+            }
         return dict(zip(self.names, self.kind.to_torch(leaf)))
+
+
+def join(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenation along the first axis; a single piece is not copied."""
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def mechanical(path: str, keep: Sequence[str] = ()) -> str:

@@ -88,16 +88,17 @@ class SafetensorsFile:
         if size > self._start + end:
             raise broken(self.path, f"{size - self._start - end} bytes follow its last tensor")
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor in its own dtype."""
+    def read(self, name: str, row: int | None = None) -> np.ndarray:
+        """One tensor in its own dtype, or one entry of its first axis."""
         spec = self.specs[name]
-        count = math.prod(spec.shape)
+        shape = spec.shape if row is None else spec.shape[1:]
+        count = math.prod(shape)
         with self.path.open("rb") as file:
-            file.seek(self._start + self._ranges[name])
+            file.seek(self._start + self._ranges[name] + (row or 0) * count * spec.dtype.itemsize)
             flat = np.fromfile(file, spec.dtype, count)
         if flat.size < count:
             raise CheckpointError(f"{self.path} changed while it was read: '{name}' ends early; try again")
-        return flat.reshape(spec.shape)
+        return flat.reshape(shape)
 
 
 def parsed_header(path: Path, text: bytes) -> dict[str, Any]:

@@ -41,8 +41,8 @@ class Source(Protocol):
     @property
     def specs(self) -> dict[str, Spec]: ...
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor in its own dtype."""
+    def read(self, name: str, row: int | None = None) -> np.ndarray:
+        """One tensor in its own dtype, or one entry of its first axis."""
         ...
 
 
@@ -54,9 +54,10 @@ class MemorySource:
         self.metadata: dict[str, str] = {}
         self.specs = {name: Spec(tuple(array.shape), np.dtype(array.dtype)) for name, array in tensors.items()}
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor."""
-        return np.asarray(self._tensors[name])
+    def read(self, name: str, row: int | None = None) -> np.ndarray:
+        """One tensor, or one entry of its first axis."""
+        tensor = np.asarray(self._tensors[name])
+        return tensor if row is None else tensor[row]
 
 
 class ShardedSource:
@@ -84,9 +85,9 @@ class ShardedSource:
         self._shard = {name: shards[file] for name, file in entries.items()}
         self.specs = {name: shard.specs[name] for name, shard in self._shard.items()}
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor in its own dtype."""
-        return self._shard[name].read(name)
+    def read(self, name: str, row: int | None = None) -> np.ndarray:
+        """One tensor in its own dtype, or one entry of its first axis."""
+        return self._shard[name].read(name, row)
 
 
 def index_entries(path: Path) -> dict[str, str]:

@@ -18,14 +18,15 @@ from portrait_jax.typing import PyTree
 Rule = tuple[str, PartitionSpec]
 
 RULES: tuple[Rule, ...] = (
-    (r"/(to_(q|k|v)|(q|k|v)_proj)/kernel$", PartitionSpec("fsdp", "tensor")),
-    (r"/(to_out_0|out_proj)/kernel$", PartitionSpec("tensor", "fsdp")),
-    (r"/(ff/net_0/proj|mlp/fc1)/kernel$", PartitionSpec("fsdp", "tensor")),
-    (r"/(ff/net_2|mlp/fc2)/kernel$", PartitionSpec("tensor", "fsdp")),
+    (r"/(to_(q|k|v)|(q|k|v)_proj|SelfAttention/(q|k|v))/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"/(to_out_0|out_proj|SelfAttention/o)/kernel$", PartitionSpec("tensor", "fsdp")),
+    (r"/(ff/net_0/proj|mlp/fc1|DenseReluDense/wi_[01])/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"/(ff/net_2|mlp/fc2|DenseReluDense/wo)/kernel$", PartitionSpec("tensor", "fsdp")),
 )
-"""(regular expression searched in the path, sharding of the leaf's axes); the first that matches wins.
+"""(regular expression searched in the path, sharding of the leaf's last axes); the first that matches wins.
 
-Names are those of diffusers (`to_q`, `ff`) and of transformers (`q_proj`, `mlp`).
+Names are those of diffusers (`to_q`, `ff`) and of transformers (`q_proj`, `mlp`, T5's). Scanned layers have an axis more, in
+front: it stays whole.
 """
 
 SMALL = 2**14
@@ -46,8 +47,10 @@ def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rul
     if math.prod(shape) < SMALL:
         return PartitionSpec()
     for pattern, spec in rules:
-        if re.search(pattern, name) and len(spec) == len(shape):
-            kept = [axis if size % mesh.shape[axis] == 0 else None for axis, size in zip(spec, shape, strict=True)]
+        if re.search(pattern, name) and len(spec) in (len(shape), len(shape) - 1):
+            last = shape[-len(spec) :]
+            kept = [axis if size % mesh.shape[axis] == 0 else None for axis, size in zip(spec, last, strict=True)]
+            kept = [None] * (len(shape) - len(spec)) + kept
             if any(kept):
                 return PartitionSpec(*kept)
     divisible = [axis for axis, size in enumerate(shape) if size % mesh.shape["fsdp"] == 0]

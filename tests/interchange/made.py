@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,12 @@ def shrunk(part: Part, side: int = SIDE) -> PyTree:
         return tuple(min(axis, side) for axis in shape) if plain else shape
 
     made = {path: jax.ShapeDtypeStruct(small(path, leaf.shape), np.float32) for path, leaf in leaves.items()}
+    for link in part.links(part.published()):
+        # What takes several parts of a tensor keeps as many outputs of each.
+        several = len(link.taken)
+        if several > 1:
+            shape = (*made[link.path].shape[:-1], several * min(link.shape[-1] // several, side))
+            made[link.path] = jax.ShapeDtypeStruct(shape, np.float32)
     return traverse_util.unflatten_dict(made, sep="/")
 
 
@@ -44,11 +51,13 @@ def targets(layout: Layout) -> dict[str, PyTree]:
 
 
 def random_tensors(shapes: Mapping[str, tuple[int, ...]], seed: int = 0, dtypes=TYPES) -> dict[str, np.ndarray]:
-    """A random tensor for each name, the dtypes in turn."""
+    """A random tensor for each name, the dtypes in turn; names that differ in numbers alone, as layers do, share one."""
     rng = np.random.default_rng(seed)
+    kinds = sorted({re.sub(r"\d+", "#", name) for name in shapes})
+    chosen = {kind: dtypes[i % len(dtypes)] for i, kind in enumerate(kinds)}
     return {
-        name: rng.standard_normal(shape, np.float32).astype(dtypes[i % len(dtypes)])
-        for i, (name, shape) in enumerate(sorted(shapes.items()))
+        name: rng.standard_normal(shape, np.float32).astype(chosen[re.sub(r"\d+", "#", name)])
+        for name, shape in sorted(shapes.items())
     }
 
 

@@ -90,6 +90,33 @@ def test_leaves_of_a_fused_tensor_take_and_give_back_their_parts():
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
+def test_a_leaf_can_be_several_parts_of_a_tensor_in_an_order_of_its_own():
+    table = KeyMap(fused=(Fused(r"\.one\.", ".both.", (0, 3), 4), Fused(r"\.other\.", ".both.", (2, 1), 4)))
+    one, other = (table.link(f"a/{name}/kernel", (3, 4)) for name in ("one", "other"))
+    assert one.published() == other.published() == {"a.both.weight": (8, 3)}
+    whole = numbers(8, 3)
+    np.testing.assert_array_equal(one.to_flax(whole), whole[[0, 1, 6, 7]].T)
+    np.testing.assert_array_equal(other.to_flax(whole), whole[[4, 5, 2, 3]].T)
+
+
+def test_scanned_layers_are_published_one_by_one():
+    table = KeyMap(
+        "net.", modules={"blocks.1.a": "blocks.1.b"}, stacked=("blocks",), kinds=((r"conv/kernel", WEIGHT_NORM),),
+        split=((".conv.weight", (".g", ".v")),),
+    )  # fmt: skip
+    link = table.link("blocks/a/kernel", (2, 3, 4))
+    assert link.published() == {"net.blocks.0.a.weight": (4, 3), "net.blocks.1.b.weight": (4, 3)}
+    weights = numbers(2, 4, 3)
+    leaf = link.to_flax(*weights)
+    np.testing.assert_array_equal(leaf, np.swapaxes(weights, 1, 2))
+    np.testing.assert_array_equal(np.stack(list(link.to_torch(leaf).values())), weights)
+    assert (link.row("net.blocks.1.b.weight"), link.layer(1).to_torch(leaf[1]).keys()) == (1, {"net.blocks.1.b.weight"})
+    folded = table.link("blocks/conv/kernel", (2, 3, 4, 6))
+    assert folded.names == ("net.blocks.0.g", "net.blocks.0.v", "net.blocks.1.g", "net.blocks.1.v")
+    kernel = np.abs(numbers(2, 3, 4, 6)) + 1
+    np.testing.assert_allclose(folded.to_flax(*folded.to_torch(kernel).values()), kernel, rtol=1e-5)
+
+
 def test_modules_are_renamed_by_their_longest_beginning_on_whole_segments():
     table = KeyMap("net.", modules={"a": "x", "a.b": "y.0"}, renames=((r"\.norms\.(\d)\.", r".norm\1."),))
     names = {path: table.link(path, (2,)).names[0] for path in ("a/c/bias", "a/b/bias", "ab/bias", "q/norms_1/scale")}

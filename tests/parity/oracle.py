@@ -69,6 +69,10 @@ class Published:
     parts: tuple[Part, ...]
     prefix: str
 
+    def canonical(self, name: str) -> str:
+        """The published name of a tensor of the oracle."""
+        return self.parts[0].table.canonical(self.prefix + name)
+
     def leaf(self, name: str) -> Link:
         """Where a tensor of the oracle goes."""
         links = [
@@ -143,8 +147,12 @@ def assert_parity(
     (_, out), (ours, *of_input) = gradient(chosen, jnp.asarray(x), rest)
     errors = {"output": (relative(out, expected), FORWARD)}
     for name, slope in slopes.items():
-        mine = of_input[0] if name == "input" else ours[name]
-        theirs = slope if name == "input" else links[name].to_flax(slope).reshape(links[name].shape)
+        mine, theirs = (of_input[0], slope) if name == "input" else (ours[name], slope)
+        if name != "input":
+            link, row = links[name], links[name].row(published.canonical(rename(name)))
+            if row is not None:  # of scanned layers the one that the oracle's parameter belongs to
+                link, mine = link.layer(row), mine[row]
+            theirs = link.to_flax(slope).reshape(link.shape)
         errors[name] = (relative(mine, theirs), GRADIENT)
     if narrow:
         rounded = jax.jit(lambda params, x: apply(params, x, jnp.bfloat16))(params, jnp.asarray(x))

@@ -23,6 +23,8 @@ LARGE = {
     f"{BLOCK}/attn1/to_out_0/kernel": ((320, 320), ("tensor", "fsdp")),
     f"{BLOCK}/ff/net_0/proj/kernel": ((320, 2560), ("fsdp", "tensor")),
     f"{BLOCK}/ff/net_2/kernel": ((1280, 320), ("tensor", "fsdp")),
+    "denoiser/transformer_blocks/attn1/to_q/kernel": ((42, 320, 320), (None, "fsdp", "tensor")),
+    "text_encoder/encoder/block/layer_1/DenseReluDense/wo/kernel": ((2, 320, 320), (None, "tensor", "fsdp")),
     "denoiser/conv_in/kernel": ((3, 3, 64, 320), (None, None, None, "fsdp")),
 }
 
