@@ -11,6 +11,8 @@ from flax import struct
 
 from portrait_jax.typing import Array, Float, Int
 
+SHARED = ("memory",)
+"""Fields that all guidance branches have in common: the same arrays in each, and in memory once."""
 PER_FRAME = ("spatial", "level_residuals", "skip_residuals", "control", "audio", "motion", "known", "given")
 """Fields that carry a frame axis (axis 1); `window` slices exactly these."""
 
@@ -29,6 +31,8 @@ class Conditioning:
     """Tokens of the prompt; an adapter's own attention then reads `image_tokens` beside them."""
     reference: Mapping[str, Float[Array, "b n d"]] | None = None
     """Block path → reference tokens joined to that block's self-attention, shared by all frames."""
+    memory: tuple[Float[Array, "layers b m heads d"], Float[Array, "layers b m heads d"]] | None = None
+    """Keys and values of reference tokens for every layer's self-attention, computed once per clip; see `SHARED`."""
     reference_mask: Float[Array, " b"] | None = None
     """1 attends to the reference tokens, 0 computes as if there were none (guidance, drop-out). None: all ones."""
     spatial: Float[Array, "b f h w c"] | None = None
@@ -87,7 +91,9 @@ class Conditioning:
 
     def repeat(self, count: int) -> Conditioning:
         """Repeats the batch axis `count` times, item by item (`b0 b0 b1 b1`)."""
-        return jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), self)
+        memory = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=1), self.memory)
+        rest = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), self.replace(memory=None))
+        return rest.replace(memory=memory)
 
 
 def dropped(conditioning: Conditioning, keep: Float[Array, " b"]) -> Conditioning:

@@ -26,6 +26,7 @@ AXES: Mapping[str, str] = MappingProxyType(
         "h2": "height after a change of resolution",
         "hv": "height that is left where windows fit",
         "k": "context tokens, keys",
+        "lf": "latent frames, beside frames f",
         "lh": "height in latent cells, beside a pixel h",
         "lw": "width in latent cells, beside a pixel w",
         "m": "tokens of keys and values",

@@ -1,5 +1,6 @@
 """Autoencoders between pixels and the latents that diffusion works on."""
 
+from portrait_jax.autoencoders.causal import CausalAutoencoder, CausalConfig, decode_streamed, encode_streamed
 from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig, sample_latent
 from portrait_jax.autoencoders.temporal_decoder import AutoencoderKLTemporalDecoder
 from portrait_jax.autoencoders.tiny import TinyAutoencoder, TinyConfig
@@ -7,8 +8,12 @@ from portrait_jax.autoencoders.tiny import TinyAutoencoder, TinyConfig
 __all__ = [
     "AutoencoderKL",
     "AutoencoderKLTemporalDecoder",
+    "CausalAutoencoder",
+    "CausalConfig",
     "KLConfig",
     "TinyAutoencoder",
     "TinyConfig",
+    "decode_streamed",
+    "encode_streamed",
     "sample_latent",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from portrait_jax.conditioning import Conditioning
+from portrait_jax.conditioning import SHARED, Conditioning
 from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.solvers import Index, Solver
 from portrait_jax.errors import ConfigError, ShapeError, listed, nearest
@@ -139,9 +139,14 @@ def sample(
 
 
 def _joined(branches: Mapping[str, Conditioning]) -> Conditioning:
-    """Concatenates the branches on the batch axis."""
+    """Concatenates the branches on the batch axis; fields that they share stay as they are."""
     (first, reference), *others = branches.items()
     for name, conditioning in others:
+        if any(getattr(conditioning, field) is not getattr(reference, field) for field in SHARED):
+            raise ShapeError(
+                f"guidance branches '{first}' and '{name}' must share {', '.join(SHARED)}, the very same arrays; "
+                "make one branch from the other by `replace`, or use batched=False"
+            )
         here, there = _fields(reference), _fields(conditioning)
         differing = sorted(path for path in here | there if here.get(path) != there.get(path))
         if differing:
@@ -150,7 +155,9 @@ def _joined(branches: Mapping[str, Conditioning]) -> Conditioning:
                 f"guidance branches '{first}' and '{name}' cannot form one batch: {listed(shapes)}; "
                 "fill dropped fields (zero tokens, reference_mask 0), or use batched=False"
             )
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *branches.values())
+    own = [conditioning.replace(**dict.fromkeys(SHARED)) for conditioning in branches.values()]
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own)
+    return joined.replace(**{field: getattr(reference, field) for field in SHARED})
 
 
 def _fields(conditioning: Conditioning) -> dict[str, tuple[int, ...]]:

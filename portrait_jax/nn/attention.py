@@ -22,17 +22,21 @@ CACHE = 1 << 19
 Queries = Float[Array, "b n heads d"]
 Keys = Float[Array, "b k heads d"]
 Mask = Bool[Array, "b #n k"]
+Bias = Float[Array, "#b heads n k"]
 
 
 def attention(
-    q: Queries, k: Keys, v: Keys, *, mask: Mask | None = None, implementation: str = "auto"
+    q: Queries, k: Keys, v: Keys, *, mask: Mask | None = None, bias: Bias | None = None, implementation: str = "auto"
 ) -> Float[Array, "b n heads d"]:
     """Softmax attention, scaled by (head size)^−1/2, softmax in float32.
 
-    `mask` is true where a query may attend; heads share it. `implementation` is "xla" (whole score matrix), "chunked"
+    `mask` is true where a query may attend; heads share it. `bias` is added to the scaled scores, which then are computed as a
+    whole: it is as large as they are. `implementation` is "xla" (whole score matrix), "chunked"
     (chunks of queries, recomputed in the backward pass), "pieces" (pieces that fit a processor's cache, likewise), "cudnn"
     (bf16/fp16 on an NVIDIA GPU), or "auto", which decides by device, type and size. Raises ConfigError for another name.
     """
+    if bias is not None:
+        return _xla(q, k, v, mask, bias)
     name = _choose(q, k) if implementation == "auto" else implementation
     if name not in IMPLEMENTATIONS:
         known = ", ".join(("auto", *IMPLEMENTATIONS))
@@ -49,9 +53,11 @@ def _choose(q: Queries, k: Keys) -> str:
     return "chunked" if queries * keys >= LONG and queries > CHUNK else "xla"
 
 
-def _xla(q: Queries, k: Keys, v: Keys, mask: Mask | None) -> Queries:
+def _xla(q: Queries, k: Keys, v: Keys, mask: Mask | None, bias: Bias | None = None) -> Queries:
     """Normalises after weighting the values: one pass less over the scores, forward and backward."""
     scores = jnp.einsum("bnhd,bkhd->bhnk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
     if mask is not None:
         scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))

@@ -67,20 +67,42 @@ def unshuffle(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b _ _ _"]:
 
 
 class PointwiseConv(nn.Module):
-    """A 1×1 convolution computed as a matrix product; its kernel keeps the convolution's shape (1, 1, in, out)."""
+    """A 1×1 convolution computed as a matrix product; its kernel keeps the convolution's shape (1, 1, in, out), or with
+    `axes` 3 (1, 1, 1, in, out)."""
 
     channels: int
     dtype: Any = jnp.float32
     zero: bool = False
     """Starts at zero, so that a new branch begins as the identity."""
+    axes: int = 2
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch c"]) -> Float[Array, "*batch out"]:
-        shape = (1, 1, x.shape[-1], self.channels)
+        shape = (*(1,) * self.axes, x.shape[-1], self.channels)
         init = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        return x.astype(self.dtype) @ kernel[0, 0].astype(self.dtype) + bias.astype(self.dtype)
+        return x.astype(self.dtype) @ kernel.reshape(shape[-2:]).astype(self.dtype) + bias.astype(self.dtype)
+
+
+class CausalConv(nn.Module):
+    """A 3×3×3 convolution that sees no later frame; kernel (3, 3, 3, in, out) under `conv`.
+
+    Before the first frame stand two copies of it or, in a stream, the last two frames of the call before: `cache` maps the
+    paths of such layers to them. The layer reads its entry and leaves the next one there.
+    """
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f h w c"], cache: dict[str, Array]) -> Float[Array, "b f h w out"]:
+        x, key = x.astype(self.dtype), "/".join(self.path)
+        before = cache.get(key, jnp.repeat(x[:, :1], 2, axis=1))
+        x = jnp.concatenate([before, x], axis=1)
+        cache[key] = x[:, -2:]
+        padding = ((0, 0), (1, 1), (1, 1))
+        return nn.Conv(self.channels, (3, 3, 3), padding=padding, dtype=self.dtype, name="conv")(x)
 
 
 class TemporalConv(nn.Module):

@@ -1,7 +1,8 @@
-"""Sinusoids: of noise levels, with the two layers that follow, of positions in time and of places in a picture."""
+"""Sinusoids: of noise levels, with the two layers that follow, of positions in time and of places in a picture; rotations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -53,6 +54,25 @@ def place_table(height: int, width: int, octaves: int = 4) -> np.ndarray:
     place = np.stack([(x + 0.5) / width, (y + 0.5) / height], axis=-1)
     angles = (place[..., None] * np.pi * 2.0 ** np.arange(octaves)).reshape(height, width, -1)
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
+
+
+def rotary_angles(positions: Sequence[np.ndarray], widths: Sequence[int]) -> np.ndarray:
+    """Angles (product of lengths, Σ widths) float32 of rotary embedding along several axes (RoPE, arXiv 2104.09864).
+
+    Each axis has its own part of a head: at position p a part of width d turns by p · 10000^(−2k/d), k = 0 … d/2 − 1, every
+    angle twice in a row. Rows run over the positions of the last axis fastest.
+    """
+    grids = np.meshgrid(*positions, indexing="ij")
+    frequencies = [10000.0 ** (-np.arange(0, width, 2) / width) for width in widths]
+    parts = [grid.reshape(-1, 1) * frequency for grid, frequency in zip(grids, frequencies, strict=True)]
+    return np.repeat(np.concatenate(parts, axis=-1), 2, axis=-1).astype(np.float32)
+
+
+def rotate(x: Float[Array, "b n heads d"], angles: Float[np.ndarray, "n d"]) -> Float[Array, "b n heads d"]:
+    """Turns each pair (x₀, x₁), (x₂, x₃) … of a head by its angle, in float32."""
+    wide = x.astype(jnp.float32)
+    turned = jnp.stack([-wide[..., 1::2], wide[..., 0::2]], axis=-1).reshape(wide.shape)
+    return (wide * np.cos(angles)[:, None] + turned * np.sin(angles)[:, None]).astype(x.dtype)
 
 
 class TimestepEmbedding(nn.Module):

@@ -62,15 +62,32 @@ class GEGLU(nn.Module):
         return value * gelu(gate)
 
 
-class FeedForward(nn.Module):
-    """GEGLU to `mult` times the width and back; names net_0/proj and net_2."""
+class Activated(nn.Module):
+    """activation(proj x)."""
 
-    mult: int = 4
+    width: int
+    activation: str
     dtype: Any = jnp.float32
 
     @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch width"]:
+        return activation(self.activation)(nn.Dense(self.width, dtype=self.dtype, name="proj")(x))
+
+
+class FeedForward(nn.Module):
+    """GEGLU, or a named activation, to `mult` times the width and back; names net_0/proj and net_2."""
+
+    mult: int = 4
+    dtype: Any = jnp.float32
+    activation: str = "geglu"
+
+    @nn.compact
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
-        hidden = GEGLU(self.mult * x.shape[-1], dtype=self.dtype, name="net_0")(x)
+        width = self.mult * x.shape[-1]
+        if self.activation == "geglu":
+            hidden = GEGLU(width, dtype=self.dtype, name="net_0")(x)
+        else:
+            hidden = Activated(width, self.activation, self.dtype, name="net_0")(x)
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="net_2")(hidden)
 
 
@@ -87,3 +104,19 @@ class MLP(nn.Module):
         first, second = self.names
         hidden = activation(self.activation)(nn.Dense(self.width, dtype=self.dtype, name=first)(x))
         return nn.Dense(x.shape[-1], dtype=self.dtype, name=second)(hidden)
+
+
+class GatedMLP(nn.Module):
+    """activation(gate) · value and back, without biases; names wi_0 (gate), wi_1 (value) and wo, as in T5 v1.1."""
+
+    width: int
+    activation: str = "gelu_tanh"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        def project(width: int, name: str, x: Array) -> Array:
+            return nn.Dense(width, use_bias=False, dtype=self.dtype, name=name)(x)
+
+        hidden = activation(self.activation)(project(self.width, "wi_0", x)) * project(self.width, "wi_1", x)
+        return project(x.shape[-1], "wo", hidden)

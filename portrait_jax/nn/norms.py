@@ -1,4 +1,4 @@
-"""Group, layer and stored-statistics batch normalisation in float32, whatever the compute type."""
+"""Group, layer, root-mean-square and stored-statistics batch normalisation in float32, whatever the compute type."""
 
 from __future__ import annotations
 
@@ -88,6 +88,18 @@ class AdaLayerNorm(nn.Module):
         told = nn.Dense(2 * width, kernel_init=zero, dtype=self.dtype, name="linear")(jax.nn.silu(condition))
         shift, scale = jnp.split(told[:, None], 2, axis=-1)
         return layer_norm(x, jnp.ones(width), jnp.zeros(width), self.eps) * (1 + scale) + shift
+
+
+class RMSNorm(nn.Module):
+    """x / √(mean x² + eps) with a learned scale per feature, nothing subtracted (arXiv 1910.07467)."""
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        return (wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps) * scale).astype(x.dtype)
 
 
 class BatchNorm(nn.Module):

@@ -19,7 +19,9 @@ POSITIONS = (
 """Where a slot may sit, in the order in which they run.
 
 after_conv_in   once, on the first convolution's output "b f h w c"; the sum is also the first skip connection
-after_attn1     in every spatial transformer, after self-attention (with reference), on tokens "b f n d"
+after_attn1     in every spatial transformer, after self-attention (with reference), on tokens "b f n d"; in a transformer over
+                text and video on those of the video, and the module also gets a function that makes queries and keys, both
+                "bf n heads d", ready as that self-attention does: normalised, queries turned by their row and column
 in_attn2        inside cross-attention, on the values it gathered, before its output projection, on "b f n d"; the module also
                 gets the queries "b f n d"
 after_attn2     after cross-attention
@@ -85,7 +87,7 @@ class Slot:
 
 
 def apply_slots(
-    slots: tuple[Slot, ...], where: str, site: Site, x: Array, conditioning: Conditioning, dtype: Any, *more: Array
+    slots: tuple[Slot, ...], where: str, site: Site, x: Array, conditioning: Conditioning, dtype: Any, *more: Any
 ) -> Array:
     """Runs the slots of one position at one site, in their order; must be called inside a compact method.
 

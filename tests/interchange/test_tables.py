@@ -24,7 +24,12 @@ UNLISTED = {
     "vggface": 14_714_688 - 2 * 2_359_808,  # VGG-16's, less the last two
 }
 """Layouts that no manifest lists → published number of parameters, running statistics aside."""
-RELEASES = ("follow_your_emoji_manifest.json", "xnemo_manifest.json", "hunyuan_portrait_manifest.json", "hallo3_manifest.json")
+RELEASES = (
+    "follow_your_emoji_manifest.json",
+    "xnemo_manifest.json",
+    "hunyuan_portrait_manifest.json",
+    "hallo3_manifest.json",
+)
 
 
 def published(name: str) -> list:
