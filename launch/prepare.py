@@ -2,11 +2,13 @@
 
     python -m launch.prepare --config configs/prepare.py:synthetic --output DIR
     python -m launch.prepare --config configs/prepare.py:poses --output DIR
+    python -m launch.prepare --config configs/prepare.py:long --output DIR
+    python -m launch.prepare --config configs/prepare.py:talking --output DIR
     python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output DIR
     python -m launch.prepare --config configs/prepare.py:motion --input FOLDER --output FOLDER
 
 :poses draws the people of :synthetic at four frames a second, so that the frames of a clip lie far apart; for training on
-single frames. :motion writes what standardises the latents of a folder (docs/motion_prior.md). Interrupted, the same command
+single frames. :long draws fewer people for longer, :talking people who speak and hardly move their heads. :motion writes what standardises the latents of a folder (docs/motion_prior.md). Interrupted, the same command
 goes on where it was. What was skipped and why stands in DIR/report.json, what the data set holds in DIR/statistics.json
 (docs/data.md).
 """
@@ -27,7 +29,7 @@ from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.settings import from_mapping
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="configs/prepare.py:synthetic, :poses, :video or :motion"
+    "config", help_string="configs/prepare.py:synthetic, :poses, :long, :talking, :video or :motion"
 )
 _INPUT = flags.DEFINE_string("input", None, "folder of videos or of motion latents (only :video, :motion)")
 _FACE_LANDMARKER = flags.DEFINE_string("face_landmarker", None, "MediaPipe's face_landmarker.task (only :video)")
@@ -37,7 +39,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "folder for the data set")
 def main() -> None:
     """Reads the flags, prepares, prints what came out."""
     if _CONFIG.value is None or not _OUTPUT.value:
-        raise ConfigError("give --config configs/prepare.py:synthetic (or :poses, :video, :motion) and --output DIR")
+        raise ConfigError(
+            "give --config configs/prepare.py:synthetic (or :poses, :long, :talking, :video, :motion) and --output DIR"
+        )
     if _FACE_LANDMARKER.value:
         os.environ["PORTRAIT_FACE_LANDMARKER"] = _FACE_LANDMARKER.value  # Worker processes inherit it.
     config = dict(_CONFIG.value.to_dict())

@@ -32,7 +32,7 @@ ADVERSARY = (rf"{DISCRIMINATOR}/.*",)
 """Patterns of `training.task.Adversary`."""
 
 Pictures = Float[Array, "b h w 3"]
-References = Float[Array, "r h w 3"]
+References = Float[Array, "n h w 3"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,9 +34,9 @@ class Header:
     metadata: dict[str, str]
     specs: dict[str, Spec]
 
-    def read(self, name: str) -> np.ndarray:
-        """One tensor, from the file opened anew."""
-        return open_checkpoint(self.path).read(name)
+    def read(self, name: str, row: int | None = None) -> np.ndarray:
+        """One tensor, or one row of it, from the file opened anew."""
+        return open_checkpoint(self.path).read(name, row)
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,7 @@ def test_what_does_not_fit_is_refused_before_any_work(prior, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_video_goes_on_from_file_to_file(animator, prior, tmp_path, monkeypatch):
     scene.install_detector(monkeypatch, tmp_path, scene.fill(tmp_path))
     job = scene.job(tmp_path, driving="driving.mp4")

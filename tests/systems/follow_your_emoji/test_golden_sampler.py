@@ -104,12 +104,13 @@ def test_sampling_matches_golden(shared, kind):
     )
     features[: latents.shape[1]] = channels_last(golden.inputs[f"{kind}.lmk_cond_fea"])[0]
 
-    def drawing(frames):
-        return np.broadcast_to(frames.astype(np.uint8)[:, None, None, None], (len(frames), side, side, 3))
+    def driving(frames):
+        numbered = np.broadcast_to(frames.astype(np.uint8)[:, None, None, None], (len(frames), side, side, 3))
+        return {"control": numbered[None]}
 
     told = {**params, "guider": features.astype(np.float32)}
     found = joint.sample_groups(
-        joint.drawn_prediction(predict, told, still, drawing),
+        joint.driven_prediction(predict, told, still, driving),
         lambda frames: jnp.asarray(latents[:, frames]),
         tiles,
         animator.solver,
