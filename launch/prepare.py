@@ -8,9 +8,9 @@
     python -m launch.prepare --config configs/prepare.py:motion --input FOLDER --output FOLDER
 
 :poses draws the people of :synthetic at four frames a second, so that the frames of a clip lie far apart; for training on
-single frames. :long draws fewer people for longer, :talking people who speak and hardly move their heads. :motion writes what standardises the latents of a folder (docs/motion_prior.md). Interrupted, the same command
-goes on where it was. What was skipped and why stands in DIR/report.json, what the data set holds in DIR/statistics.json
-(docs/data.md).
+single frames. :long draws fewer people for longer, :talking people who speak and hardly move their heads. :motion writes
+what standardises the latents of a folder (docs/motion_prior.md). Interrupted, the same command goes on where it was. What
+was skipped and why stands in DIR/report.json, what the data set holds in DIR/statistics.json (docs/data.md).
 """
 
 from __future__ import annotations
