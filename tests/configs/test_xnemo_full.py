@@ -103,7 +103,7 @@ def test_imports_of_the_published_layouts_fit_the_first_stage(subnet):
     for layout in PUBLISHED[subnet]:
         (part,) = layout_named(layout).parts
         found |= {f"{subnet}/{path}": leaf for path, leaf in flatten(part.published()).items()}
-    renamed = with_names(unflatten(found), train.rename)
+    renamed = with_names(unflatten(found), dict(train.rename))
     have = flatten(fitted(renamed, {subnet: expected[subnet]}, train.allow_unused, ()))
     want = flatten({subnet: expected[subnet]})
     assert have.keys() <= want.keys()
