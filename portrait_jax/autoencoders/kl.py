@@ -194,6 +194,8 @@ class AutoencoderKL(nn.Module):
         return self.decode(self.encode(image_pm1)[0])
 
 
-def sample_latent(rng: PRNGKeyArray, mean: Latent, logvar: Latent) -> Latent:
+def sample_latent(
+    rng: PRNGKeyArray, mean: Float[Array, "*shape"], logvar: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
     """Draws from the encoder's Gaussian: mean + exp(logvar / 2) · noise."""
     return mean + jnp.exp(0.5 * logvar) * jax.random.normal(rng, mean.shape, mean.dtype)

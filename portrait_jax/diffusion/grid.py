@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from portrait_jax.diffusion.schedule import Schedule, timesteps
+from portrait_jax.diffusion.schedule import Schedule, rescale_zero_terminal_snr, timesteps
 from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.typing import Float, Num
 
@@ -25,6 +25,7 @@ class Grid:
         timesteps: what the network is told, integer in [0, T) or continuous.
         alpha, sigma: level before the step. alpha may be 0 (zero terminal SNR); sigma is never 0.
         alpha_next, sigma_next: level after the step; the last is usually (1, 0).
+        alpha_read: level at which the network's output is read, where that is not the step's; None: it is.
     """
 
     timesteps: Num[np.ndarray, " s"]
@@ -32,6 +33,14 @@ class Grid:
     sigma: Float[np.ndarray, " s"]
     alpha_next: Float[np.ndarray, " s"]
     sigma_next: Float[np.ndarray, " s"]
+    alpha_read: Float[np.ndarray, " s"] | None = None
+
+    @property
+    def read(self) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, " s"]]:
+        """(α, σ) at which outputs are turned into x0 and ε."""
+        if self.alpha_read is None:
+            return self.alpha, self.sigma
+        return self.alpha_read, np.sqrt(1 - self.alpha_read**2)
 
     @property
     def steps(self) -> int:
@@ -72,6 +81,40 @@ def schedule_grid(
         alpha_next=np.sqrt(alpha_bar_next),
         sigma_next=np.sqrt(1 - alpha_bar_next),
     )
+
+
+def rescaled_grid(schedule: Schedule, steps: int, spacing: str = "open") -> Grid:
+    """Zero terminal SNR as CogVideoX's original samples with it: the chosen levels alone are rescaled, not the whole table.
+
+    So the levels differ a little from those of training. The network is told the timestep chosen, and its output is read at
+    the level nearest to the step's in the table that training used, which may be that of an earlier timestep.
+
+    Args:
+        schedule: before the rescaling.
+        steps, spacing: see `timesteps`.
+
+    Raises:
+        ConfigError: as `timesteps`.
+    """
+    chosen = timesteps(schedule, steps, spacing)
+    root = np.sqrt(schedule.alpha_bar)
+    alpha = _to_zero(root[chosen][::-1])[::-1]
+    table = np.sqrt(rescale_zero_terminal_snr(schedule).alpha_bar)
+    near = np.abs(table[None] - alpha[:, None]).argmin(1)
+    following = np.append(alpha[1:], 1.0)
+    return Grid(
+        timesteps=chosen,
+        alpha=alpha,
+        sigma=np.sqrt(1 - alpha**2),
+        alpha_next=following,
+        sigma_next=np.sqrt(1 - following**2),
+        alpha_read=table[near],
+    )
+
+
+def _to_zero(root: np.ndarray) -> np.ndarray:
+    """Falling values shifted so that the last is 0 and scaled so that the first stays."""
+    return (root - root[-1]) * (root[0] / (root[0] - root[-1]))
 
 
 def karras_grid(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0, rho: float = 7.0) -> Grid:

@@ -45,7 +45,7 @@ class Pinned(Solver):
         return self.inner.put(state, x)
 
     def step(self, state: PyTree, output: Array, index: Index, noise: Array | None = None) -> PyTree:
-        alpha, sigma = (jnp.asarray(table, jnp.float32)[index] for table in (self.grid.alpha, self.grid.sigma))
+        alpha, sigma = (jnp.asarray(table, jnp.float32)[index] for table in self.grid.read)
         epsilon = (self.inner.result(state) - alpha * self.known) / sigma
         exact = training_target(self.prediction, self.known, epsilon, alpha, sigma)
         given = self.given[:, :, None, None, None] > 0

@@ -98,7 +98,11 @@ def _linspace(length: int, steps: int) -> np.ndarray:
     return np.round(np.linspace(length - 1, 0, steps))
 
 
-SPACINGS = MappingProxyType({"trailing": _trailing, "leading": _leading, "linspace": _linspace})
+def _open(length: int, steps: int) -> np.ndarray:
+    return np.floor(np.linspace(length - 1, 0, steps, endpoint=False))
+
+
+SPACINGS = MappingProxyType({"trailing": _trailing, "leading": _leading, "linspace": _linspace, "open": _open})
 
 
 def timesteps(schedule: Schedule, steps: int, spacing: str = "trailing", *, offset: int = 0) -> Int[np.ndarray, " s"]:
@@ -106,7 +110,8 @@ def timesteps(schedule: Schedule, steps: int, spacing: str = "trailing", *, offs
 
     Args:
         steps: 1 … T.
-        spacing: "trailing" starts at T − 1 (needed with zero terminal SNR), "leading" ends at 0, "linspace" has both.
+        spacing: "trailing" starts at T − 1 (needed with zero terminal SNR), "leading" ends at 0, "linspace" has both;
+            "open" goes from T − 1 towards 0, which it does not reach, cutting off fractions (CogVideoX's original).
         offset: added to every timestep (Stable Diffusion's `steps_offset`; sensible with "leading" only).
 
     Returns:

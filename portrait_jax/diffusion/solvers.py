@@ -1,4 +1,4 @@
-"""Solvers of the probability-flow ODE: each turns (state, network output, step index) into the next state.
+"""Solvers of the probability-flow ODE and of the reverse SDE: each turns (state, network output, step index) into the next state.
 
 A state is a pytree of float32 arrays that all have the latents' shape, so that a scan can carry it and a long-video
 strategy can slice and blend it frame by frame. No solver divides by α: a start at zero SNR (α = 0) is fine with each.
@@ -89,7 +89,7 @@ class Solver:
         raise TypeError(f"{type(self).__name__} has no step rule")
 
     def _x0_epsilon(self, x: Array, output: Array, index: Index) -> tuple[Array, Array]:
-        alpha, sigma = _at(self.grid.alpha, index), _at(self.grid.sigma, index)
+        alpha, sigma = (_at(table, index) for table in self.grid.read)
         return to_x0_epsilon(self.prediction, x, output.astype(jnp.float32), alpha, sigma)
 
 
@@ -180,21 +180,54 @@ class DPMSolverPP2M(Euler):
         return self._advance(x, extrapolated, index), x0
 
 
+@dataclass(frozen=True, eq=False)
+class SDEDPMSolverPP2M(DPMSolverPP2M):
+    """The same extrapolation on the SDE, with fresh noise at every step (SDE-DPM-Solver++(2M), arXiv 2211.01095).
+
+    x ← (σ'/σ) e^(−h) x + α' (1 − e^(−2h)) D + σ' √(1 − e^(−2h)) z, where h = λ' − λ. The step to σ' = 0 is x ← D.
+    """
+
+    @property
+    def stochastic(self) -> bool:
+        return True
+
+    @cached_property
+    def _decay(self) -> np.ndarray:
+        """e^(−h), 0 where a λ is infinite."""
+        grid = self.grid
+        return grid.alpha * grid.sigma_next / (grid.alpha_next * grid.sigma)
+
+    def step(self, state, output, index, noise=None):
+        if noise is None:
+            raise ConfigError("this solver needs fresh noise at every step; give step noise, or take 'dpmpp_2m'")
+        x, x0_before = state
+        x0, _ = self._x0_epsilon(x, output, index)
+        extrapolated = x0 + _at(self._extrapolation, index) * (x0 - x0_before)
+        grid, fresh = self.grid, 1 - self._decay**2
+        x = _at(grid.sigma_next / grid.sigma * self._decay, index) * x
+        x = x + _at(grid.alpha_next * fresh, index) * extrapolated
+        return x + _at(grid.sigma_next * np.sqrt(fresh), index) * noise, x0
+
+
 SOLVERS: Mapping[str, type[Solver]] = MappingProxyType({"ddim": DDIM, "euler": Euler, "dpmpp_2m": DPMSolverPP2M})
+"""Of the ODE, at their defaults."""
+STOCHASTIC: Mapping[str, type[Solver]] = MappingProxyType({"sde_dpmpp_2m": SDEDPMSolverPP2M})
+"""Of the SDE: they need fresh noise at every step."""
 
 
 def solver_on(name: str, grid: Grid, prediction: str = "v", **options) -> Solver:
-    """Builds the solver `name` of `SOLVERS` on given noise levels; options: `eta` of "ddim".
+    """Builds the solver `name` of `SOLVERS` or `STOCHASTIC` on given noise levels; options: `eta` of "ddim".
 
     Raises:
         ConfigError: for an unknown name or an option that the solver does not have.
     """
-    if name not in SOLVERS:
-        raise ConfigError(f"unknown solver '{name}'{nearest(name, list(SOLVERS))}")
-    unknown = sorted(set(options) - set(SOLVERS[name].__dataclass_fields__))
+    known = {**SOLVERS, **STOCHASTIC}
+    if name not in known:
+        raise ConfigError(f"unknown solver '{name}'{nearest(name, list(known))}")
+    unknown = sorted(set(options) - set(known[name].__dataclass_fields__))
     if unknown:
         raise ConfigError(f"solver '{name}' has no option {', '.join(unknown)}")
-    return SOLVERS[name](grid, prediction, **options)
+    return known[name](grid, prediction, **options)
 
 
 def make_solver(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 SYSTEMS = {
     "anyexpress": "portrait_jax.systems.anyexpress:AnyExpress",
     "follow_your_emoji": "portrait_jax.systems.follow_your_emoji:FollowYourEmoji",
+    "hallo3": "portrait_jax.systems.hallo3:Hallo3",
     "hunyuan_portrait": "portrait_jax.systems.hunyuan_portrait:HunyuanPortrait",
     "xnemo": "portrait_jax.systems.xnemo:XNemo",
 }

@@ -33,7 +33,8 @@ class SamplingConfig:
     """Where a step lands, see `diffusion.grid.schedule_grid`."""
     strategy: str = "overlap"
     """How a long video is made: "overlap" (`long_video.overlap`), "prefix" (`long_video.prefix`), "progressive"
-    (`long_video.progressive`), or windows denoised jointly (`long_video.joint`): "wrapped" (side by side, the last one goes on
+    (`long_video.progressive`), "continued" (`long_video.continued`: clips that go on from the pixels of the one before, by the
+    system's own method), or windows denoised jointly (`long_video.joint`): "wrapped" (side by side, the last one goes on
     with the first frames), "tiled" (overlapping, with Gaussian weights) or "shifted" (overlapping, elsewhere at every step)."""
     window: int = 16
     """Frames denoised together."""

@@ -20,6 +20,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """
     after = {
         "constant": lambda: optax.constant_schedule(config.lr),
+        "linear": lambda: optax.linear_schedule(config.lr, 0.0, max(steps - config.warmup_steps, 1)),
         "cosine": lambda: optax.cosine_decay_schedule(config.lr, max(steps - config.warmup_steps, 1)),
     }
     if config.schedule not in after:

@@ -24,7 +24,7 @@ class OptimizerConfig:
     warmup_steps: int = 0
     """Steps over which the rate grows linearly from 0 to `lr`."""
     schedule: str = "constant"
-    """What follows the warm-up: `constant`, or `cosine`: half a cosine down to 0 at the stage's last step."""
+    """What follows the warm-up: `constant`; `linear` or `cosine`: a line, or half a cosine, down to 0 at the stage's last step."""
     weight_decay: float = 0.01
     b1: float = 0.9
     b2: float = 0.999

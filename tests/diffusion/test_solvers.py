@@ -115,8 +115,18 @@ def test_stochastic_ddim_keeps_the_distribution_of_the_data():
     assert not np.allclose(found, solve(solver, jax.random.normal(jax.random.key(0), (20_000,)), jax.random.key(2)))
 
 
-def test_stochastic_ddim_without_noise_says_so():
-    solver = make_solver("ddim", PLAIN, 4, eta=0.5)
+def test_the_sde_solver_keeps_the_distribution_of_the_data():
+    solver = make_solver("sde_dpmpp_2m", ZERO_SNR, 20)
+    noise = jax.random.normal(jax.random.key(0), (20_000,))
+    found = solve(solver, noise, jax.random.key(1))
+    assert float(found.mean()) == pytest.approx(MEAN, abs=0.03)
+    assert float(found.std()) == pytest.approx(SPREAD, abs=0.04)
+    # Started from one point: what remains of it is chance.
+    assert np.corrcoef(found, noise)[0, 1] < 0.2
+
+
+@pytest.mark.parametrize("solver", [make_solver("ddim", PLAIN, 4, eta=0.5), make_solver("sde_dpmpp_2m", PLAIN, 4)])
+def test_a_stochastic_solver_without_noise_says_so(solver):
     with pytest.raises(ConfigError, match="needs fresh noise"):
         solver.step(solver.init(jnp.ones(2)), jnp.ones(2), 0)
 

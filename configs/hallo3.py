@@ -1,0 +1,120 @@
+"""Hallo3 at published size: 49 frames of 480×720 pixels, latents 13×60×90×16, with the numbers of the release.
+
+    python -m launch.convert import --layout hallo3 --input RELEASE --output runs/hallo3
+
+`released` runs the published weights as the original's script does: 50 steps of a stochastic second-order solver, guidance 3.5,
+each clip going on from two frames. In bfloat16 the parameters are 29 GB for both transformers and 10 GB for the prompt encoder.
+"""
+
+from ml_collections import ConfigDict
+
+from portrait_jax.errors import ConfigError, nearest
+
+# What trains, by the code that made the release (`disable_untrainable_params`) …
+JOINT = r"(denoiser|reference)/transformer_blocks/(attn1/to_.*|norm2/norm/.*)"
+FACE = (r"denoiser/transformer_blocks/face_(attn|norm)/.*", r"face_projection/.*")
+SOUND = (r"denoiser/transformer_blocks/audio_(attn|norm)/.*", r"audio_projection/.*")
+TRAINABLE = {"stage1": (JOINT, *FACE), "stage2": SOUND}
+# … and by the paper (§3.4): attention alone.
+PAPER = {
+    "stage1": (r"(denoiser|reference)/transformer_blocks/attn1/to_.*", r"denoiser/transformer_blocks/face_attn/to_.*"),
+    "stage2": (r"denoiser/transformer_blocks/audio_attn/to_.*",),
+}
+NAMES = ("released", "stage1", "stage2", "paper_stage1", "paper_stage2")
+
+
+def get_config(name: str = "released") -> ConfigDict:
+    """`released` is what the published weights need; `stage1`, `stage2` train as it was trained, `paper_…` as the paper says."""
+    if name not in NAMES:
+        raise ConfigError(f"configs/hallo3.py has no '{name}'{nearest(name, NAMES)}")
+    config = ConfigDict(
+        {
+            "task": "hallo3",
+            "stage": name,
+            "compute_dtype": "auto",
+            "model": model(),
+            "loss": {
+                "text_drop": 0.1,
+                "audio_drop": 0.05,
+                "reference_drop": 0.05,
+                "known_drop": 0.05,
+                "noise": (-3.0, 0.5),
+            },
+            "sampling": {
+                "solver": "sde_dpmpp_2m",
+                "steps": 50,
+                # The release names a guidance that grows with the steps and then overwrites it.
+                "guidance": 3.5,
+                "spacing": "open",
+                "strategy": "continued",
+                "window": 49,
+                "overlap": 2,
+            },
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},
+        }
+    )
+    if name != "released":
+        train(config, name)
+    return config
+
+
+def train(config: ConfigDict, name: str) -> None:
+    """§4.1 and configs/sft_s1.yaml, sft_s2.yaml: both stages alike but for what trains and what the denoiser hears."""
+    stage = name.removeprefix("paper_")
+    by_paper = name.startswith("paper_")
+    # Imports of CogVideoX-5B-I2V's files; both transformers begin as its (docs/hallo3.md).
+    sources = {name: f"pretrained/{name}" for name in ("denoiser", "reference", "autoencoder")}
+    config.model.precomputed = True
+    if stage == "stage1":
+        config.model.audio_by = "none"
+    else:
+        sources = {"*": "{workdir}/" + name.replace("stage2", "stage1")}
+    config.train = {
+        "trainable": (PAPER if by_paper else TRAINABLE)[stage],
+        "steps": 20_000 if by_paper else 30_000,
+        "batch_size": 64,  # one on each of 64 A100
+        "frames": 49,
+        "lr": 1e-5,
+        "b2": 0.95,
+        "weight_decay": 1e-4,
+        "clip_norm": 0.1,
+        "warmup_steps": 300,
+        "schedule": "linear",
+        "ema_decay": 0.9999,
+        "init_from": sources,
+        # New in a stage: the base knows neither a person's tokens nor, in the second, sound.
+        "allow_missing": FACE if stage == "stage1" else SOUND,
+    }
+    if by_paper:
+        config.model.motion.update({"together": False, "masked": 0.25})  # §3.3, §4.1
+        config.loss.update({"known_drop": 0.0, "reference_drop": 0.0})
+
+
+def model() -> ConfigDict:
+    """CogVideoX-5B-I2V's sizes; the defaults of the classes are the published ones."""
+    return ConfigDict(
+        {
+            "height": 480,
+            "width": 720,
+            "frames": 49,
+            "autoencoder": {"scaling_factor": 0.7},
+            "text_encoder": {"width": 4096},
+            "audio_encoder": {"hidden": 768, "layers": 12},
+            # The last norm of the original; diffusers' has 1e-5. In training only the input of every block is kept.
+            "denoiser": {"layers": 42, "out_eps": 1e-6, "remat": "full"},
+            "audio": {"tokens": 32, "width": 768},
+            "audio_window": 5,
+            "face": {"tokens": 4, "width": 1024},
+            "identity_dim": 512,
+            # How frames are told (tables 4 and 5): "cross", "self", "adaln", "adaln_zero" or "none"; and the reference transformer.
+            "face_by": "cross",
+            "audio_by": "cross",
+            "memory": True,
+            # Whether prompts and sound come encoded, as the release's training data do: no encoders then.
+            "precomputed": False,
+            # Of the paper: every motion frame a latent frame of its own (§3.3), 0.25 of their pixels masked (§4.1).
+            "motion": {"frames": 2, "together": True, "masked": 0.1},
+            # Zero terminal SNR is made where it is needed: of the table in training, of the levels chosen in sampling.
+            "schedule": {"name": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+        }
+    )

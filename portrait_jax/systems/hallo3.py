@@ -1,0 +1,266 @@
+"""Hallo3 (CVPR 2025, arXiv 2412.00733): a portrait that speaks, by a video transformer told the sound, the person and a prompt.
+
+A pretrained text-to-video transformer denoises. After joint attention each frame attends to tokens of the person's face and of its
+own sound (§3.2); a second transformer, run once on the face alone, gives every layer keys and values to look the person up in; a
+longer video goes on from the last frames of the clip before (§3.3). Section numbers are the paper's; where paper and released
+code differ, the config decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from portrait_jax.autoencoders import decode_streamed, sample_latent
+from portrait_jax.autoencoders.pixels import to_pm1
+from portrait_jax.backbones.cogvideox import remember
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.guidance import classifier_free
+from portrait_jax.diffusion.prediction import training_target
+from portrait_jax.diffusion.sampler import sample
+from portrait_jax.diffusion.schedule import add_noise, signal_noise
+from portrait_jax.diffusion.solvers import Index
+from portrait_jax.encoders.wav2vec2 import normalise_waveform, speech_windows
+from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.long_video.continued import sample_continued
+from portrait_jax.systems.hallo3_networks import Hallo3Networks
+from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
+
+Latents = Float[Array, "b f h w c"]
+
+
+@dataclass(frozen=True, eq=False)
+class Hallo3(Hallo3Networks):
+    """The system at any size: what its networks are told, sampling, and training."""
+
+    driven_by: ClassVar[str] = "sound and text"
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        """What `loss` reads of a batch."""
+        hears = ("audio",) if self.audio_by != "none" else ()
+        return ("frames", "reference", "face_mask", "identity", "text", *hears)
+
+    # Conditioning
+
+    def encode_text(self, params: Params, ids: Int[Array, "b k"]) -> Float[Array, "b k d"]:
+        """A prompt's tokens, padded with zeros to the denoiser's `text_tokens` ids."""
+        return self.text_encoder.apply({"params": params["text_encoder"]}, ids)
+
+    def encode_speech(
+        self, params: Params, samples: Float[Array, "b t"], frames: int
+    ) -> Float[Array, "b f win layers d"]:
+        """A normalised waveform (16 kHz, all of it) to windows of the features of all layers, for `frames` video frames."""
+        hidden = self.audio_encoder.apply({"params": params["audio_encoder"]}, samples, frames)
+        return speech_windows(hidden[:, :, 1:], self.audio_window)
+
+    def audio_tokens(self, params: Params, windows: Float[Array, "b f win layers d"]) -> Float[Array, "b lf k e"]:
+        """Windows of speech features to tokens of the latent frames."""
+        return self.audio_projection.apply({"params": params["audio_projection"]}, windows)
+
+    def encode_portrait(
+        self,
+        params: Params,
+        portrait_u8: UInt8[Array, "b h w 3"],
+        face_mask: Float[Array, "b h w"] | None = None,
+        identity: Float[Array, "b e"] | None = None,
+        text: Float[Array, "b k d"] | None = None,
+        rng: PRNGKeyArray | None = None,
+    ) -> Conditioning:
+        """Prompt, tokens and memory of the person, and the picture's own latent, once per clip.
+
+        Args:
+            face_mask: 1 inside the face's rectangle, 0 outside, which the reference transformer does not see; None: it sees all.
+            identity: the face recogniser's vector, not normalised; None: zeros, as where no face is found.
+            text: from `encode_text`; None: zeros.
+            rng: draws the latent from the encoder's Gaussian, as the release does; None takes its mean.
+        """
+        image, batch, config = to_pm1(portrait_u8), len(portrait_u8), self.denoiser_config
+        mask = jnp.ones(image.shape[:3]) if face_mask is None else face_mask
+        masked = self.to_latents(params, ((image + 1) * mask[..., None] - 1)[:, None], rng)
+        text = jnp.zeros((batch, config.text_tokens, config.text_dim)) if text is None else text
+        identity = jnp.zeros((batch, self.identity_dim)) if identity is None else identity
+        # In sampling the reference transformer is told no prompt.
+        return self.person(params, masked, identity, 0 * text).replace(text=text)
+
+    def person(
+        self, params: Params, masked: Latents, identity: Float[Array, "b e"], text: Float[Array, "b k d"]
+    ) -> Conditioning:
+        """Tokens of the identity vector, and memory of the masked portrait's latent "b 1 h w c", told a prompt."""
+        tokens = None
+        if self.face_by != "none":
+            tokens = self.face_projection.apply({"params": params["face_projection"]}, identity)
+        memory = self.person_memory(params, masked, text) if self.memory else None
+        return Conditioning(image_tokens=tokens, memory=memory)
+
+    def person_memory(self, params: Params, masked: Latents, text: Float[Array, "b k d"]) -> tuple[Array, Array]:
+        """Keys and values of the masked portrait's latent "b 1 h w c" for every layer of the denoiser.
+
+        The reference transformer sees the latent, unnoised, in both halves of its channels.
+        """
+        _, features = self.reference.apply(
+            {"params": params["reference"]}, masked, jnp.zeros(len(masked)), Conditioning(text=text, known=masked), capture=True
+        )  # fmt: skip
+        return remember(self.denoiser_config, params["denoiser"], features, self.dtype)
+
+    def known_latents(
+        self,
+        params: Params,
+        portrait_pm1: Float[Array, "b H W 3"],
+        motion_pm1: Float[Array, "b g H W 3"],
+        mask_rng: PRNGKeyArray | None = None,
+        rng: PRNGKeyArray | None = None,
+        frames: int | None = None,
+    ) -> Latents:
+        """What a clip is told of its beginning: latents of portrait and motion frames, then zeros, for all of its latent frames.
+
+        `motion_pm1` are the last frames of the clip before, or copies of the portrait. `mask_rng` masks a share of their pixels;
+        None masks none. `frames` are the clip's, if not the config's.
+        """
+        if mask_rng is not None:
+            seen = jax.random.bernoulli(mask_rng, 1 - self.motion.masked, portrait_pm1.shape[1:3])
+            motion_pm1 = motion_pm1 * seen[..., None]
+        if self.motion.together:
+            latents = self.to_latents(params, jnp.concatenate([portrait_pm1[:, None], motion_pm1], axis=1), rng)
+        else:
+            single = self.to_latents(params, motion_pm1.reshape(-1, 1, *motion_pm1.shape[2:]), rng)
+            latents = single.reshape(len(motion_pm1), -1, *single.shape[2:])
+        rest = self.autoencoder_config.latent_frames(frames or self.frames) - latents.shape[1]
+        if rest < 0:
+            raise ShapeError(f"{motion_pm1.shape[1]} motion frames are more than the clip has; give a longer clip")
+        return jnp.pad(latents, ((0, 0), (0, rest), (0, 0), (0, 0), (0, 0)))
+
+    def encode_driving(
+        self, params: Params, portrait: Conditioning, driving: Mapping[str, Array]
+    ) -> dict[str, Conditioning]:
+        """Adds `driving["audio"]`, windows "b f win layers d" from `encode_speech`, and `driving["known"]` from `known_latents`.
+
+        Guidance leads away from no prompt and silence; person and known frames are the same in both branches.
+        Raises ConfigError if one of them is missing.
+        """
+        for name in ("audio", "known"):
+            if name not in driving:
+                raise ConfigError(
+                    f"Hallo3 is driven by sound and goes on from frames: '{name}' is missing among {sorted(driving)}"
+                )
+        cond = portrait.replace(audio=self.audio_tokens(params, driving["audio"]), known=driving["known"])
+        silence = self.audio_tokens(params, 0 * driving["audio"])
+        assert cond.text is not None
+        return {"uncond": cond.replace(text=0 * cond.text, audio=silence), "cond": cond}
+
+    # Sampling
+
+    def denoise(
+        self, params: Params, noisy: Latents, timestep: Num[Array, " b"], conditioning: Conditioning
+    ) -> Latents:
+        """The network's output, of the kind that `prediction` names."""
+        return self.denoiser.apply({"params": params["denoiser"]}, noisy, timestep, conditioning)
+
+    def sample(self, params: Params, branches: Mapping[str, Conditioning], rng: PRNGKeyArray) -> Latents:
+        """Latents of one clip by the config's sampling; `branches` come from `encode_driving`."""
+        known = branches["cond"].known
+        assert known is not None
+        keys, solver = jax.random.split(rng), self.solver(self.sampling.steps)
+
+        def step_noise(index: Index) -> Array:
+            return jax.random.normal(jax.random.fold_in(keys[1], index), known.shape)
+
+        return sample(
+            partial(self.denoise, params), jax.random.normal(keys[0], known.shape), branches, solver,
+            classifier_free(self.sampling.guidance), step_noise=step_noise if solver.stochastic else None,
+        )  # fmt: skip
+
+    def sample_clips(
+        self,
+        params: Params,
+        person: Conditioning,
+        portrait_u8: UInt8[Array, "b h w 3"],
+        windows: Float[Array, "clips b f win layers d"],
+        rng: PRNGKeyArray,
+        carry: Float[Array, "b g h w 3"] | None = None,
+        first: int | Array = 0,
+    ) -> tuple[Float[Array, "b g h w 3"], Float[Array, "b frames h w 3"]]:
+        """New frames of clips that go on from each other, in [−1, 1], and the carry for those that follow (§3.3).
+
+        `person` comes from `encode_portrait`, `windows` from `long_video.continued.clip_features`; the first clip goes on from
+        copies of the portrait, or from the `carry` of an earlier call with `first` the number of clips before.
+        """
+        image = to_pm1(portrait_u8)
+        start = jnp.repeat(image[:, None], self.motion.frames, axis=1) if carry is None else carry
+
+        def clip(motion: Array, audio: Array, key: PRNGKeyArray) -> Array:
+            keys = jax.random.split(key, 3)
+            known = self.known_latents(params, image, motion, keys[0], keys[1], audio.shape[1])
+            branches = self.encode_driving(params, person, {"audio": audio, "known": known})
+            return jnp.clip(self.decode(params, self.sample(params, branches, keys[2])), -1, 1)
+
+        return sample_continued(clip, start, windows, rng, first)
+
+    def decode(self, params: Params, latents: Latents) -> Float[Array, "b _ H W 3"]:
+        """Latents → images in [−1, 1], two latent frames at a time, as the release has it."""
+        unscaled = latents / self.autoencoder_config.scaling_factor
+        return decode_streamed(self.autoencoder, params["autoencoder"], unscaled)
+
+    def to_latents(
+        self, params: Params, video_pm1: Float[Array, "b frames H W 3"], rng: PRNGKeyArray | None = None
+    ) -> Latents:
+        """A video, all at once, to scaled latents: drawn with `rng`, otherwise the means."""
+        mean, logvar = self.autoencoder.apply({"params": params["autoencoder"]}, video_pm1, method="encode")
+        drawn = mean if rng is None else sample_latent(rng, mean, logvar)
+        return drawn * self.autoencoder_config.scaling_factor
+
+    # Training
+
+    def diffusion_loss(
+        self, params: Params, latents: Latents, noise: Latents, timestep: Int[Array, " b"], conditioning: Conditioning
+    ) -> Float[Array, " b"]:
+        """Mean squared error of each clip's prediction (eq. 1 with v-prediction, of uniform weight in v)."""
+        schedule = self.training_schedule
+        output = self.denoise(params, add_noise(schedule, latents, noise, timestep), timestep, conditioning)
+        target = training_target(self.prediction, latents, noise, *signal_noise(schedule, timestep, latents.ndim))
+        return ((output.astype(jnp.float32) - target) ** 2).mean(axis=(1, 2, 3, 4))
+
+    def loss(
+        self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The diffusion loss of clips that go on from their own first frames.
+
+        Batch: `frames` u8 "b f H W 3"; `reference` u8 "b H W 3", another frame of the video, and its `face_mask` "b H W" in
+        0..1; `identity` "b e"; `text` "b k d" from `encode_text`; in the second stage `audio`: windows
+        "b f win layers d" of `encode_speech`, or the sound itself "b t" at 16 kHz.
+        """
+        chosen, keys = self.loss_config, jax.random.split(rng, 12)
+        video, image = to_pm1(batch["frames"]), to_pm1(batch["reference"])
+        clips = video.shape[0]
+
+        def keep(key: PRNGKeyArray, share: float, x: Array) -> Array:
+            kept = jax.random.bernoulli(key, 1 - share, (clips,))
+            return x * kept.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
+
+        latents = self.to_latents(params, video, keys[0])
+        face = (image + 1) * batch["face_mask"][..., None].astype(jnp.float32) - 1
+        masked = keep(keys[1], chosen.reference_drop, self.to_latents(params, face[:, None], keys[2]))
+        mean, spread = chosen.noise
+        level = jnp.exp(mean + spread * jax.random.normal(keys[3], (clips, 1, 1, 1, 1)))
+        motion = video[:, : self.motion.frames]
+        motion = motion + level * jax.random.normal(keys[4], motion.shape)
+        known = self.known_latents(params, image, motion, keys[5], keys[6], video.shape[1])
+        latents, masked, known = jax.lax.stop_gradient((latents, masked, keep(keys[7], chosen.known_drop, known)))
+
+        text = keep(keys[8], chosen.text_drop, batch["text"])
+        conditioning = self.person(params, masked, batch["identity"], text).replace(text=text, known=known)
+        if self.audio_by != "none":
+            audio = batch["audio"]
+            if audio.ndim == 2:
+                audio = jax.lax.stop_gradient(self.encode_speech(params, normalise_waveform(audio), video.shape[1]))
+            audio = keep(keys[9], chosen.audio_drop, audio)
+            conditioning = conditioning.replace(audio=self.audio_tokens(params, audio))
+        timestep = jax.random.randint(keys[10], (clips,), 0, self.schedule.length)
+        noise = jax.random.normal(keys[11], latents.shape)
+        loss = self.diffusion_loss(params, latents, noise, timestep, conditioning).mean()
+        return loss, {"diffusion": loss}

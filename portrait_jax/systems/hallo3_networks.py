@@ -1,0 +1,240 @@
+"""The sizes and networks of Hallo3, see `systems.hallo3`: what it is made of, before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from portrait_jax.adapters.audio_projection import AudioProjection, AudioProjectionConfig
+from portrait_jax.adapters.frame_attention import frame_slot
+from portrait_jax.adapters.image_prompt import ImagePromptConfig, PlainProjection
+from portrait_jax.autoencoders import CausalAutoencoder, CausalConfig
+from portrait_jax.backbones.cogvideox import CogVideoX, CogVideoXConfig
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.grid import rescaled_grid
+from portrait_jax.diffusion.schedule import Schedule, make_schedule, rescale_zero_terminal_snr
+from portrait_jax.diffusion.solvers import Solver, solver_on
+from portrait_jax.encoders.t5 import T5Config, T5Encoder
+from portrait_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config
+from portrait_jax.errors import ConfigError
+from portrait_jax.settings import compute_dtype, from_mapping
+from portrait_jax.systems.system import SamplingConfig
+from portrait_jax.training.task import Stage
+from portrait_jax.typing import Params, PRNGKeyArray
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """What a clip is told of the frames before it (§3.3)."""
+
+    frames: int = 2
+    """How many frames it goes on from (table 6)."""
+    together: bool = True
+    """Whether the portrait and they are encoded as one short video (the release), or each for itself, without the portrait
+    (§3.3: as many latent frames as motion frames)."""
+    masked: float = 0.1
+    """Share of their pixels that are replaced by grey, the same in all of them. The paper says 0.25 (§4.1)."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """How a training example is made poorer (the release; §4.1 where the paper says)."""
+
+    text_drop: float = 0.1
+    audio_drop: float = 0.05
+    reference_drop: float = 0.05
+    """Share of clips whose masked portrait is replaced by zero latents."""
+    known_drop: float = 0.05
+    """Share of clips that are told no frames at all."""
+    noise: tuple[float, float] = (-3.0, 0.5)
+    """Motion frames get Gaussian noise whose ln σ is drawn around the first with the second."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hallo3Networks:
+    """The system's sizes and networks; built from a config by `from_config`."""
+
+    autoencoder_config: CausalConfig
+    text_config: T5Config
+    audio_encoder_config: Wav2Vec2Config
+    denoiser_config: CogVideoXConfig
+    audio_config: AudioProjectionConfig
+    face_config: ImagePromptConfig
+    motion: MotionConfig
+    schedule: Schedule
+    """Before it is rescaled to zero terminal SNR, as it is in training and, on the levels chosen, in sampling."""
+    loss_config: LossConfig
+    sampling: SamplingConfig
+    stages: Mapping[str, Stage]
+    height: int
+    width: int
+    frames: int
+    """Of a clip, motion frames included."""
+    dtype: Any
+    face_by: str = "cross"
+    """How frames are told of the person's tokens, see `adapters.frame_attention.KINDS`, or "none" (table 5)."""
+    audio_by: str = "cross"
+    """How frames are told of their sound (table 4); "none" in the first stage."""
+    memory: bool = True
+    """Whether there is a reference transformer, whose keys and values joint attention has besides (table 5)."""
+    precomputed: bool = False
+    """Whether prompts and speech features come with the data, so that their encoders are no part of the parameters."""
+    identity_dim: int = 512
+    """Of the face recogniser's vector."""
+    audio_window: int = 5
+    """Frames of sound around each frame."""
+    prediction: str = "v"
+    drawing_style: str = "none"
+    """It is driven by sound: nothing is drawn."""
+    name: str = "hallo3"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where two sizes that must agree do not."""
+        autoencoder, denoiser = self.autoencoder_config, self.denoiser_config
+        stride, latent = autoencoder.stride, autoencoder.latent_channels
+        pairs = {
+            "denoiser.in_channels and twice autoencoder.latent_channels": (denoiser.in_channels, 2 * latent),
+            "denoiser.out_channels and autoencoder.latent_channels": (denoiser.out_channels, latent),
+            "denoiser.text_dim and text_encoder.width": (denoiser.text_dim, self.text_config.width),
+            "audio.halvings and autoencoder.time_levels": (self.audio_config.halvings, autoencoder.time_levels),
+            "height and its multiple of the autoencoder's stride": (self.height, self.height // stride * stride),
+            "width and its multiple of the autoencoder's stride": (self.width, self.width // stride * stride),
+        }
+        for what, (one, other) in pairs.items():
+            if one != other:
+                raise ConfigError(f"{what} must be equal, not {one} and {other}")
+        denoiser.tokens(*self.latent_grid)
+        if not 0 < self.motion.frames < self.frames:
+            raise ConfigError(
+                f"a clip of {self.frames} frames cannot go on from {self.motion.frames}; give more frames"
+            )
+
+    @classmethod
+    def from_config(cls, config: Any) -> Any:
+        """Builds the system from `configs/hallo3.py`; raises `ConfigError` naming the wrong key."""
+        model = config.model
+        return cls(
+            autoencoder_config=from_mapping(CausalConfig, model.autoencoder),
+            text_config=from_mapping(T5Config, model.text_encoder),
+            audio_encoder_config=from_mapping(Wav2Vec2Config, model.audio_encoder),
+            denoiser_config=from_mapping(CogVideoXConfig, model.denoiser),
+            audio_config=from_mapping(AudioProjectionConfig, model.audio),
+            face_config=from_mapping(ImagePromptConfig, model.face, kind="plain"),
+            motion=from_mapping(MotionConfig, model.motion),
+            schedule=make_schedule(**model.schedule),
+            loss_config=from_mapping(LossConfig, config.loss),
+            sampling=from_mapping(SamplingConfig, config.sampling),
+            stages={config.stage: Stage.from_config(config.train)} if "train" in config else {},
+            height=model.height,
+            width=model.width,
+            frames=model.frames,
+            dtype=compute_dtype(config.compute_dtype),
+            face_by=model.face_by,
+            audio_by=model.audio_by,
+            memory=model.memory,
+            precomputed=model.precomputed,
+            identity_dim=model.identity_dim,
+            audio_window=model.audio_window,
+        )
+
+    # The networks. All are plain functions of their parameters; building one costs nothing.
+
+    @property
+    def autoencoder(self) -> CausalAutoencoder:
+        return CausalAutoencoder(self.autoencoder_config, dtype=self.dtype)
+
+    @property
+    def text_encoder(self) -> T5Encoder:
+        return T5Encoder(self.text_config, dtype=self.dtype)
+
+    @property
+    def audio_encoder(self) -> Wav2Vec2:
+        """In float32 whatever the rest computes in, as the release has it."""
+        return Wav2Vec2(self.audio_encoder_config)
+
+    @property
+    def denoiser(self) -> CogVideoX:
+        """Per block: joint attention with memory, face attention, audio attention, feed-forward (§3.2)."""
+        told = (("face", "image_tokens", self.face_by), ("audio", "audio", self.audio_by))
+        heads = self.denoiser_config.heads
+        slots = tuple(frame_slot(name, field, heads, kind) for name, field, kind in told if kind != "none")
+        return CogVideoX(self.denoiser_config, slots, dtype=self.dtype)
+
+    @property
+    def reference(self) -> CogVideoX:
+        """The same transformer without what is plugged in; it keeps all of a pass for the backward pass."""
+        return CogVideoX(replace(self.denoiser_config, remat="none"), dtype=self.dtype)
+
+    @property
+    def audio_projection(self) -> AudioProjection:
+        return AudioProjection(self.audio_config, dtype=self.dtype)
+
+    @property
+    def face_projection(self) -> PlainProjection:
+        return PlainProjection(self.face_config, dtype=self.dtype)
+
+    @property
+    def image_size(self) -> int:
+        """The shorter side of what is made, in pixels."""
+        return min(self.height, self.width)
+
+    @property
+    def latent_grid(self) -> tuple[int, int, int]:
+        """Frames, height and width of a clip's latents."""
+        config = self.autoencoder_config
+        return config.latent_frames(self.frames), self.height // config.stride, self.width // config.stride
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        return *self.latent_grid[1:], self.autoencoder_config.latent_channels
+
+    @property
+    def training_schedule(self) -> Schedule:
+        """With zero terminal SNR."""
+        return rescale_zero_terminal_snr(self.schedule)
+
+    def solver(self, steps: int) -> Solver:
+        return solver_on(
+            self.sampling.solver, rescaled_grid(self.schedule, steps, self.sampling.spacing), self.prediction
+        )
+
+    def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
+        """Fresh parameters; both transformers share theirs, as both start from one published network."""
+        names = ("autoencoder", "text_encoder", "audio_encoder", "audio_projection", "face_projection", "transformer")
+        keys = dict(zip(names, jax.random.split(rng, len(names))))
+        config, stride, speech = self.denoiser_config, self.autoencoder_config.stride, self.audio_encoder_config
+        latent = jnp.zeros((1, 1, *self.latent_shape()))
+        text = Conditioning(text=jnp.zeros((1, config.text_tokens, config.text_dim)), known=latent)
+        told = text.replace(
+            image_tokens=jnp.zeros((1, self.face_config.tokens, self.face_config.width)),
+            audio=jnp.zeros((1, 1, self.audio_config.tokens, self.audio_config.width)),
+        )
+        given: dict[str, tuple] = {
+            "autoencoder": (jnp.zeros((1, 1, stride, stride, 3)),),
+            "text_encoder": (jnp.zeros((1, 8), jnp.int32),),
+            "audio_encoder": (jnp.zeros((1, speech.shortest)),),
+            "audio_projection": (jnp.zeros((1, 1, self.audio_window, speech.layers, speech.hidden)),),
+            "face_projection": (jnp.zeros((1, self.identity_dim)),),
+            "reference": (latent, jnp.zeros(1), text),
+            "denoiser": (latent, jnp.zeros(1), told),
+        }
+        return {
+            name: getattr(self, name).init(keys.get(name, keys["transformer"]), *args)["params"]
+            for name, args in given.items()
+            if name not in self.unused
+        }
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Sub-networks that this way of telling it has no use for."""
+        parts = {
+            "reference": self.memory,
+            "face_projection": self.face_by != "none",
+            "audio_projection": self.audio_by != "none",
+            "text_encoder": not self.precomputed,
+            "audio_encoder": not self.precomputed,
+        }
+        return tuple(name for name, used in parts.items() if not used)

@@ -1,0 +1,72 @@
+"""The smallest Hallo3: 16×24 pixels, nine frames, latents 3×4×6×4; compiles in seconds."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from configs import hallo3
+from portrait_jax.systems.hallo3 import Hallo3
+
+FRAMES, HEIGHT, WIDTH = 9, 16, 24
+
+
+def get_config(name: str = "released") -> ConfigDict:
+    """`configs/hallo3.py` with small numbers."""
+    config = hallo3.get_config(name)
+    with config.unlocked():
+        config.model.update({"height": HEIGHT, "width": WIDTH, "frames": FRAMES, "identity_dim": 6})
+        config.model.autoencoder.update(
+            {"block_out_channels": (4, 4, 8), "layers_per_block": 1, "latent_channels": 4, "norm_groups": 2}
+        )
+        config.model.text_encoder.update(
+            {"vocabulary": 20, "width": 12, "layers": 1, "heads": 2, "head_dim": 4, "mlp": 8}
+        )
+        config.model.audio_encoder.update(
+            {"conv_channels": (8,) * 7, "hidden": 8, "layers": 2, "heads": 2, "mlp": 8, "position_kernel": 4,
+             "position_groups": 2}
+        )  # fmt: skip
+        config.model.denoiser.update(
+            {"layers": 2, "heads": 2, "head_dim": 16, "in_channels": 8, "out_channels": 4, "text_dim": 12,
+             "text_tokens": 3, "time_dim": 16, "mlp": 2, "grid": (3, 2, 3)}
+        )  # fmt: skip
+        config.model.audio.update({"hidden": 8, "tokens": 2, "width": 8})
+        config.model.face.update({"tokens": 2, "width": 12})
+    config.sampling.steps = 3
+    return config
+
+
+def make_system(name: str = "released", **model) -> Hallo3:
+    """The system of `get_config`, with other settings of its model."""
+    config = get_config(name)
+    with config.unlocked():
+        config.model.update(model)
+    return Hallo3.from_config(config)
+
+
+def portrait(seed: int = 0) -> jax.Array:
+    """One picture, u8."""
+    return jnp.asarray(np.random.default_rng(seed).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8))
+
+
+def windows(system: Hallo3, frames: int = FRAMES, seed: int = 1) -> jax.Array:
+    """Random speech features."""
+    speech = system.audio_encoder_config
+    shape = (1, frames, system.audio_window, speech.layers, speech.hidden)
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def batch(system: Hallo3) -> dict[str, jax.Array]:
+    """One training example."""
+    rng = np.random.default_rng(2)
+    made = {
+        "frames": jnp.asarray(rng.integers(0, 256, (1, FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)),
+        "reference": portrait(),
+        "face_mask": jnp.ones((1, HEIGHT, WIDTH)),
+        "identity": jnp.asarray(rng.normal(size=(1, system.identity_dim)), jnp.float32),
+        "text": jnp.asarray(rng.normal(size=(1, 3, 12)), jnp.float32),
+        "audio": windows(system),
+    }
+    return {name: made[name] for name in system.batch_keys}

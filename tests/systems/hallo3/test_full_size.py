@@ -1,0 +1,91 @@
+"""The release at its published size, from shapes alone: a guided step, and a training step, on eight devices."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from configs import hallo3
+from portrait_jax.sharding.mesh import batch_sharding, make_mesh
+from portrait_jax.sharding.rules import shardings
+from portrait_jax.systems import build
+from portrait_jax.training.state import flatten, merge, partition
+
+pytestmark = pytest.mark.slow
+
+
+def placed(tree, places, dtype=None):
+    """Shapes with their sharding."""
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=place), tree, places
+    )
+
+
+def per_device(tree) -> float:
+    """GiB of a placed tree on each device."""
+    return (
+        sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        / 2**30
+    )
+
+
+def test_a_guided_step_with_one_memory_lowers_with_tensor_and_sequence_parallelism():
+    config = hallo3.get_config()
+    config.compute_dtype = "bfloat16"
+    system, mesh = build(config), make_mesh(data=1, fsdp=1, tensor=4, sequence=2)
+    tree = jax.eval_shape(system.init, jax.random.key(0))
+    params = placed(tree, shardings(tree, mesh), jnp.bfloat16)
+    whole = NamedSharding(mesh, PartitionSpec())
+    image = jax.ShapeDtypeStruct((1, 480, 720, 3), jnp.uint8, sharding=whole)
+    windows = jax.ShapeDtypeStruct((1, 49, 5, 12, 768), jnp.float32, sharding=whole)
+    person = jax.eval_shape(system.encode_portrait, params, image)
+    assert person.memory[0].shape == (42, 1, 1350, 48, 64) and person.memory[0].dtype == jnp.bfloat16
+    latents = jax.ShapeDtypeStruct((1, *system.latent_grid, 16), jnp.float32, sharding=whole)
+
+    def step(params, person, audio, known, x):
+        branches = system.encode_driving(params, person, {"audio": audio, "known": known})
+        return [system.denoise(params, x, jnp.full(1, 999), branch) for branch in branches.values()]
+
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(step).lower(params, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=whole), person), windows, latents, latents)  # fmt: skip
+    text = lowered.as_text()
+    assert "num_partitions = 8" in text[:2000] and "sharding_constraint" in text
+    networks = {name: params[name] for name in ("denoiser", "reference", "audio_projection", "face_projection")}
+    print(f"{per_device(networks):.1f} GiB of both transformers per device, {per_device(params):.1f} with all encoders")
+    assert per_device(networks) < 29.2 / 4
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_training_step_lowers_fully_sharded(stage):
+    config = hallo3.get_config(stage)
+    config.compute_dtype = "bfloat16"
+    system, mesh = build(config), make_mesh(data=1, fsdp=8)
+    tree = jax.eval_shape(system.init, jax.random.key(0))
+    params = placed(tree, shardings(tree, mesh), jnp.bfloat16)
+    trained, frozen = partition(params, system.stages[stage].trainable)
+    shapes = {
+        "frames": ((8, 49, 480, 720, 3), jnp.uint8),
+        "reference": ((8, 480, 720, 3), jnp.uint8),
+        "face_mask": ((8, 480, 720), jnp.float32),
+        "identity": ((8, 512), jnp.float32),
+        "text": ((8, 226, 4096), jnp.bfloat16),
+        "audio": ((8, 49, 5, 12, 768), jnp.bfloat16),
+    }
+    batch = {name: jax.ShapeDtypeStruct(*shapes[name], sharding=batch_sharding(mesh)) for name in system.batch_keys}
+
+    def step(trained, frozen, batch):
+        return jax.grad(lambda own: system.loss(merge(own, frozen), batch, jax.random.key(0), stage)[0])(trained)
+
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(step).lower(trained, frozen, batch)
+    assert flatten(lowered.out_info).keys() == flatten(trained).keys()
+    assert "num_partitions = 8" in lowered.as_text()[:2000]
+    # Master weights, gradients, two moments and a moving average of what trains, in float32.
+    print(
+        f"{per_device(params):.1f} GiB of parameters in bfloat16, {5 * 2 * per_device(trained):.1f} GiB to train, per device"
+    )

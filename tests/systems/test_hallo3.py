@@ -1,0 +1,137 @@
+"""Hallo3 at a tiny size: what clips are told, that they go on from each other, which networks a loss reaches."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.long_video.continued import clip_features
+from tests.systems.hallo3.small import FRAMES, HEIGHT, WIDTH, batch, make_system, portrait, windows
+from tests.tiny import make_params
+
+
+@functools.cache
+def system():
+    return make_system()
+
+
+@functools.cache
+def params():
+    return make_params(system())
+
+
+@functools.cache
+def told():
+    """Both guidance branches of a first clip, and the portrait."""
+
+    @jax.jit
+    def run(params, image, audio):
+        made = system()
+        mask = jnp.zeros((1, HEIGHT, WIDTH)).at[:, 4:12, 6:18].set(1)
+        person = made.encode_portrait(params, image, mask, identity=jnp.ones((1, 6)), text=jnp.ones((1, 3, 12)))
+        pixels = image / 127.5 - 1
+        motion = jnp.repeat(pixels[:, None], made.motion.frames, axis=1)
+        known = made.known_latents(params, pixels, motion, jax.random.key(0))
+        return made.encode_driving(params, person, {"audio": audio, "known": known})
+
+    return run(params(), portrait(), windows(system()))
+
+
+def test_branches_differ_in_prompt_and_sound_and_share_one_memory():
+    cond, uncond = told()["cond"], told()["uncond"]
+    made, given = system(), {"audio": windows(system()), "known": cond.known}
+    shared = jax.eval_shape(lambda params: made.encode_driving(params, cond, given)["cond"].memory, params())
+    assert shared[0].shape == cond.memory[0].shape == (2, 1, 2 * 3, 2, 16)
+    assert np.any(cond.text) and not np.any(uncond.text)
+    assert np.abs(cond.audio - uncond.audio).max() > 1e-4
+    np.testing.assert_array_equal(cond.image_tokens, uncond.image_tokens)
+
+
+def test_only_the_first_latent_frame_is_known_and_masked_motion_changes_it():
+    known = told()["cond"].known
+    assert known.shape == (1, 3, 4, 6, 4) and np.any(known[:, 0]) and not np.any(known[:, 1:])
+
+
+def test_clips_go_on_from_each_other_for_as_long_as_the_sound():
+    made = system()
+    clips = clip_features(windows(made, 2 * FRAMES), FRAMES, made.motion.frames)
+    assert len(clips) == 3
+
+    @jax.jit
+    def run(params, image, clips):
+        person = made.encode_portrait(params, image)
+        return made.sample_clips(params, person, image, clips, jax.random.key(1))
+
+    carry, video = run(params(), portrait(), clips)
+    assert video.shape == (1, 3 * (FRAMES - 2), HEIGHT, WIDTH, 3) and np.isfinite(video).all()
+    np.testing.assert_array_equal(carry, video[:, -2:])
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 6), (1, 8, 4), (4, 2, 2)])
+def test_other_lengths_and_sizes_need_no_other_parameters(shape):
+    made, cond = system(), told()["cond"]
+    latents = jnp.zeros((1, *shape, 4))
+    audio = jnp.zeros((1, shape[0], *cond.audio.shape[2:]))
+    out = jax.eval_shape(made.denoise, params(), latents, jnp.zeros(1), cond.replace(known=latents, audio=audio))
+    assert out.shape == latents.shape
+
+
+def test_tokens_of_other_frames_are_refused():
+    cond = told()["cond"]
+    with pytest.raises(ShapeError, match="one set per frame"):
+        jax.eval_shape(
+            system().denoise, params(), cond.known[:, :2], jnp.zeros(1), cond.replace(known=cond.known[:, :2])
+        )
+
+
+def gradient(made, own):
+    data = batch(made)
+
+    @jax.jit
+    def run(params):
+        return jax.grad(lambda p: made.loss(p, data, jax.random.key(5), "")[0])(params)
+
+    return {name: any(np.any(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in run(own).items()}
+
+
+def test_the_loss_reaches_both_transformers_and_what_is_told():
+    reached = gradient(system(), params())
+    assert all(reached[name] for name in ("denoiser", "reference", "audio_projection", "face_projection"))
+    assert not reached["autoencoder"] and not reached["text_encoder"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "ways",
+    [
+        *({"audio_by": kind} for kind in ("self", "adaln", "adaln_zero")),
+        *({"audio_by": "none", "face_by": face, "memory": memory}
+          for face, memory in (("cross", False), ("adaln", False), ("none", True), ("cross", True))),
+        *({"motion": {"frames": frames, "together": False}} for frames in (1, 2)),
+        {"motion": {"frames": 4, "together": True}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_way_of_tables_4_to_6_trains_a_step(ways):
+    made = make_system(**ways)
+    reached = gradient(made, make_params(made))
+    assert reached["denoiser"] and reached.get("reference", True) and reached.get("face_projection", True)
+    assert set(made.unused) == {"reference", "face_projection", "audio_projection"} - set(reached)
+
+
+def test_sizes_that_do_not_fit_are_named():
+    for wrong, message in (
+        ({"height": 18}, "height"),
+        ({"motion": {"frames": 9}}, "cannot go on"),
+        ({"audio_by": "ross"}, "cross"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            assert make_system(**wrong).denoiser
+    made = system()
+    with pytest.raises(ConfigError, match="'known' is missing"):
+        made.encode_driving(params(), told()["cond"], {"audio": windows(made)})
