@@ -69,6 +69,9 @@ LANDMARKER = flags.DEFINE_string(
     "face_landmarker", None, "MediaPipe's face_landmarker.task; default: see docs/animate.md."
 )
 RECOGNISER = flags.DEFINE_string("face_recogniser", None, "An imported ArcFace, for a benchmark's identity metric.")
+KEEP_VIDEOS = flags.DEFINE_bool(
+    "keep_videos", False, "Write a benchmark's results as arrays too, for metrics of networks that you have."
+)
 LPIPS = flags.DEFINE_string("lpips", None, "The imported network of LPIPS, for a benchmark's metric of that name.")
 
 SHEET_FRAMES = 6
@@ -105,7 +108,7 @@ def main() -> None:
     if kind == "manifest":
         options = manifest.Options(
             MANIFEST.value, output, frames, SEED.value, JUDGE.value, PROBE.value, LANDMARKER.value, RECOGNISER.value,
-            LPIPS.value,
+            LPIPS.value, KEEP_VIDEOS.value,
         )  # fmt: skip
         manifest.run(compiled, options, settings)
         return

@@ -115,10 +115,11 @@ def recipe_weights(shapes: Mapping[str, tuple[int, ...]], seed: int, rule: Rule)
 
 
 def assert_close(actual: jax.Array, expected: np.ndarray, relative: float = 1e-4) -> None:
-    """Largest difference at most `relative` of the largest expected magnitude."""
+    """Largest difference at most `relative` of the largest expected magnitude; `pytest -s` shows what it is."""
     actual = np.asarray(actual)
     assert actual.shape == expected.shape
     error = np.abs(actual - expected).max() / np.abs(expected).max()
+    print(f"relative error {error:.1e}")
     assert error <= relative, f"relative error {error:.2e} > {relative:.0e}"
 
 

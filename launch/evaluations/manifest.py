@@ -12,8 +12,8 @@ from rich.console import Console
 
 from portrait_jax.animation import Animator, animate_clip
 from portrait_jax.face.detector import FaceDetector, model_path
-from portrait_jax.media.files import digest
-from portrait_jax.media.image import write_image
+from portrait_jax.media.files import atomic_output, digest
+from portrait_jax.media.image import resize, write_image
 from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.metrics import bench, report
 from portrait_jax.metrics.detector import Detector
@@ -38,6 +38,7 @@ class Options(NamedTuple):
     landmarker: str | None
     recogniser: str | None
     lpips: str | None
+    keep_videos: bool = False
 
 
 def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
@@ -61,6 +62,8 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
     labels: list[str] = []
 
     def keep(case: bench.Case, video: Video) -> None:
+        if options.keep_videos:
+            write_videos(options.output / "videos", case, video)
         if len(rows) < SHEET_CASES:
             rows.append([case.portrait, *(video[i] for i in np.linspace(0, len(video) - 1, SHEET_FRAMES).astype(int))])
             labels.append(f"{case.group}: {case.name}")
@@ -93,6 +96,16 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
     for name, reason in [*outcome.skipped.items(), *left_out.items()]:
         print(f"left out: {name}: {reason}")
     print(f"written to {options.output}: metrics.json, table.md, comparison.png")
+
+
+def write_videos(folder: Path, case: bench.Case, video: Video) -> None:
+    """`NAME.npz` with `result` and, where it is known, `truth`, u8 "f h w 3" at the size at which they are compared."""
+    shown = {"result": np.stack([resize(frame, bench.SIDE, bench.SIDE) for frame in video])}
+    if case.truth is not None:
+        shown["truth"] = case.truth
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_output(folder / f"{case.name}.npz") as partial_file:
+        np.savez_compressed(partial_file, **shown)
 
 
 def make_judge(options: Options) -> tuple[bench.Judge, Callable[[], None]]:

@@ -42,8 +42,8 @@ METRICS = {
     "identity": Metric("identity, ArcFace cosine", "high", 3),
 }
 LEFT_OUT = {
-    "fvd": "FVD needs the I3D network with its published weights, which this package cannot read",
-    "image_quality": "the paper's image quality needs a published quality network, which this package cannot read",
+    "fvd": "FVD needs the features of I3D, which this package cannot run: --keep_videos and metrics.frechet (docs/evaluation.md)",
+    "image_quality": "the paper's image quality needs a published quality network, which this package cannot run",
 }
 """Metrics of the paper that are not computed → why."""
 NEEDS_WEIGHTS = {

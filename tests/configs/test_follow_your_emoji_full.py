@@ -154,7 +154,7 @@ def batch_shapes(frames: int, mesh):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_training_step_lowers_for_eight_devices(full, stage):
     """From shapes alone: parameters and optimizer spread over four devices, the batch over all eight."""
     system, mesh = full[stage].system, make_mesh(data=2, fsdp=4)
@@ -164,6 +164,6 @@ def test_the_training_step_lowers_for_eight_devices(full, stage):
         step = make_train_step(system, stage, make_optimizer(system.stages[stage]), mesh, placed)
         text = step.lower(state, batch_shapes(system.stages[stage].frames, mesh)).as_text()
     assert re.search(r"num_partitions = 8", text)
-    kernel = state.frozen["autoencoder"] if stage == "stage2" else state.trainable["denoiser"]
+    kernel = state.frozen["autoencoder"] if stage.endswith("stage2") else state.trainable["denoiser"]
     spread = [leaf for leaf in jax.tree.leaves(kernel) if not leaf.sharding.is_fully_replicated]
     assert spread, "no parameter is spread over devices"

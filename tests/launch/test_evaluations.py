@@ -31,9 +31,20 @@ def benchmark(animator, tmp_path_factory):
     triples.fill(folder, tiny.SIZE)
     (folder / "broken.mp4").write_bytes(b"no video at all")
     path = triples.write(folder, *triples.LINES, {"name": "broken", "driving": "broken.mp4"})
-    options = manifest.Options(str(path), folder / "out", 6, 0, "probe", str(DEFAULT_WEIGHTS), None, None, None)
+    options = manifest.Options(str(path), folder / "out", 6, 0, "probe", str(DEFAULT_WEIGHTS), None, None, None, True)
     manifest.run(animator, options, {"seed": 0})
     return folder, json.loads((folder / "out" / "metrics.json").read_text())
+
+
+def test_results_are_kept_as_arrays_where_asked_beside_the_truth_if_there_is_one(benchmark):
+    folder, _ = benchmark
+    with (
+        np.load(folder / "out" / "videos" / "self.npz") as own,
+        np.load(folder / "out" / "videos" / "cross.npz") as other,
+    ):
+        assert own["result"].shape == own["truth"].shape == (6, bench.SIDE, bench.SIDE, 3)
+        assert own["result"].dtype == np.uint8 and own["result"].std() > 1
+        assert set(other.files) == {"result"}
 
 
 def test_both_groups_are_scored_beside_the_still_portrait(benchmark):

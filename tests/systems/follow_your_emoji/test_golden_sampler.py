@@ -121,5 +121,4 @@ def test_sampling_matches_golden(shared, kind):
         np.concatenate([done for done, *_ in found])[None],
         channels_last(golden.outputs[f"{kind}.latents"]),
     )
-    print(f"{kind}: relative error {np.abs(result - expected).max() / np.abs(expected).max():.1e}")
     assert_close(result, expected)
