@@ -7,7 +7,7 @@ own: neither a long recording nor its features are ever in memory as a whole. Pi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,7 +83,7 @@ def heard(
     return np.memmap(cache / STATES, np.float32, "r", shape=tuple(shape))
 
 
-def sound_blocks(path: FilePath, clock: Clock):
+def sound_blocks(path: FilePath, clock: Clock) -> Iterator[Float[np.ndarray, " n"]]:
     """The sound of a file as the speech encoder takes it: mono, a block at a time."""
     return (block[:, 0] for block in read_blocks(path, clock.rate, channels=1))
 

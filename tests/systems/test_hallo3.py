@@ -52,7 +52,7 @@ def test_branches_differ_in_prompt_and_sound_and_share_one_memory():
     np.testing.assert_array_equal(cond.image_tokens, uncond.image_tokens)
 
 
-def test_only_the_first_latent_frame_is_known_and_masked_motion_changes_it():
+def test_only_the_first_latent_frame_is_known():
     known = told()["cond"].known
     assert known.shape == (1, 3, 4, 6, 4) and np.any(known[:, 0]) and not np.any(known[:, 1:])
 
