@@ -18,10 +18,10 @@ from portrait_jax.typing import PyTree
 Rule = tuple[str, PartitionSpec]
 
 RULES: tuple[Rule, ...] = (
-    (r"/(to_(q|k|v)|(q|k|v)_proj|SelfAttention/(q|k|v))/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"/(to_(q|k|v)|(q|k|v)_proj|SelfAttention/(q|k|v)|norm[12]/linear)/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"/(to_out_0|out_proj|SelfAttention/o)/kernel$", PartitionSpec("tensor", "fsdp")),
-    (r"/(ff/net_0/proj|mlp/fc1|DenseReluDense/wi_[01])/kernel$", PartitionSpec("fsdp", "tensor")),
-    (r"/(ff/net_2|mlp/fc2|DenseReluDense/wo)/kernel$", PartitionSpec("tensor", "fsdp")),
+    (r"/(ff/net_0/proj|mlp/fc1|DenseReluDense/wi_[01]|proj3)/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"/(ff/net_2|mlp/fc2|DenseReluDense/wo|conv1)/kernel$", PartitionSpec("tensor", "fsdp")),
 )
 """(regular expression searched in the path, sharding of the leaf's last axes); the first that matches wins.
 
