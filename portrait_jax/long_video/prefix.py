@@ -179,8 +179,8 @@ def sample_prefixed(
             index, mean, deviation = scanned
             state = step(jax.tree.map(begin, state), index, fresh(index))
             x = solver.result(state)
-            own = statistics(x, 1 - given)
-            kept = tuple(jnp.where(later, old, new) for old, new in zip((mean, deviation), own, strict=True))
+            own_mean, own_deviation = statistics(x, 1 - given)
+            kept = jnp.where(later, mean, own_mean), jnp.where(later, deviation, own_deviation)
             if anchor == "none":
                 return state, kept
             aligned = align(x, 1 - given, mean, deviation, strength)

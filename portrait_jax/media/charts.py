@@ -18,8 +18,8 @@ TICKS = 5
 
 
 def line_chart(
-    places: Sequence[float],
-    courses: Mapping[str, Sequence[float]],
+    places: Sequence[float | int],
+    courses: Mapping[str, Sequence[float | int]],
     title: str,
     label: str,
     size: tuple[int, int] = (640, 400),
@@ -45,10 +45,10 @@ def line_chart(
     room = max(0.06 * (high - low), 1e-6)
     low, high = low - room, high + room
 
-    def across(place: float) -> float:
+    def across(place: float | int) -> float:
         return LEFT + (place - places[0]) / (places[-1] - places[0]) * (size[0] - LEFT - RIGHT)
 
-    def down(value: float) -> float:
+    def down(value: float | int) -> float:
         return size[1] - BOTTOM - (value - low) / (high - low) * (size[1] - TOP - BOTTOM)
 
     for value in np.linspace(low, high, TICKS):

@@ -83,7 +83,7 @@ def test_key_points_are_white_dots_where_the_landmarks_are():
     face[list(DOTS)] = [100.0, 60.0]
     image = draw_dots(face, 128, 256)
     rows, columns = np.nonzero(image[..., 0])
-    assert image.shape == (128, 256, 3) and (image[59:61, 99:101] == 255).all()
+    assert image.shape == (128, 256, 3) and (image[59:61, 99:101] > 250).all()
     assert abs(rows.mean() + 0.5 - 60) < 0.1 and abs(columns.mean() + 0.5 - 100) < 0.1
     assert np.ptp(columns) <= 3, "radius 3 is meant at 512 pixels"
     assert not draw_dots(np.full((478, 3), -1e9), 64, 64).any()
