@@ -186,5 +186,10 @@ def stage2(config: ConfigDict) -> None:
     stage1(config)
     config.train.init_from = ConfigDict({"*": "{workdir}/stage1"})
     config.train.update(
-        {"restore": {"denoiser/.*motion_modules_.*": "pretrained/anyexpress"}, "allow_missing": (), "steps": 30_000}
+        {
+            "restore": ("denoiser/.*motion_modules_.*",),
+            "restore_from": "pretrained/anyexpress",
+            "allow_missing": (),
+            "steps": 30_000,
+        }
     )

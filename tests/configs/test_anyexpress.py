@@ -62,7 +62,7 @@ def test_training_has_the_papers_numbers():
 
 def test_an_unknown_stage_is_refused():
     with pytest.raises(ConfigError, match="did you mean 'stage1'"):
-        anyexpress.get_config("stage3")
+        anyexpress.get_config("stage_1")
 
 
 @pytest.mark.slow

@@ -191,6 +191,7 @@ def test_reference_sound_and_prefix_are_dropped_independently():
     assert len(np.unique(who, axis=0)) == 2 and len(np.unique(who[shown["face"]], axis=0)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["demo_stage1", "demo_base"])
 def test_the_loss_reaches_what_trains(stage):
     made, tree = make_system(stage), make_params(make_system(stage))
