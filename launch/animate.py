@@ -122,12 +122,12 @@ def main() -> None:
 
 def set_scales(config: ConfigDict) -> None:
     """Puts the scales that were given into the config; raises ConfigError if its system has no such thing."""
-    places = {
-        ID_SCALE: "model.behaviour.id_scale",
-        CONTROL_SCALE: "model.behaviour.control_scale",
-        AUDIO_SCALE: "model.audio.scale",
-    }
-    for flag, place in places.items():
+    places = (
+        (ID_SCALE, "model.behaviour.id_scale"),
+        (CONTROL_SCALE, "model.behaviour.control_scale"),
+        (AUDIO_SCALE, "model.audio.scale"),
+    )
+    for flag, place in places:
         if flag.value is None:
             continue
         section = config

@@ -15,7 +15,11 @@ def full(batch: int = 2, frames: int = 6) -> Conditioning:
         "audio": jnp.arange(batch * frames * 6, dtype=jnp.float32).reshape(batch, frames, 2, 3),
         "motion": jnp.arange(batch * frames * 3, dtype=jnp.float32).reshape(batch, frames, 1, 3),
     }
-    per_frame |= {"known": per_frame["spatial"] + 1, "given": per_frame["motion"][:, :, 0, 0]}
+    per_frame |= {
+        "control": 3 * per_frame["spatial"],
+        "known": per_frame["spatial"] + 1,
+        "given": per_frame["motion"][:, :, 0, 0],
+    }
     halves = (per_frame["spatial"], 2 * per_frame["spatial"][:, :, ::2])
     per_frame |= {"level_residuals": halves, "skip_residuals": halves[::-1]}
     return Conditioning(

@@ -64,5 +64,7 @@ def line_chart(
         for before, after in zip(points[:-1], points[1:]):
             if before and after:
                 pen.line([before, after], fill=colour, width=2)
+        for x, y in filter(None, points):  # A value between two gaps has no line.
+            pen.ellipse((x - 1, y - 1, x + 1, y + 1), fill=colour)
         pen.text((LEFT + 8, TOP + 4 + 14 * number), name, fill=colour, font=font)
     return np.asarray(picture)

@@ -68,7 +68,7 @@ MISTAKES = {
     "sizes that do not fit": ({"config.model.guider.out_channels": "4"}, "guider.out_channels"),
     "no system": (
         {"config.task": "autoencoder"},
-        "task 'autoencoder' animates no portraits; give the config of a system that does: follow_your_emoji",
+        "task 'autoencoder' animates no portraits; give the config of a system that does: anyexpress, follow_your_emoji",
     ),
     "unknown system": ({"config.task": "follow_your_emoij"}, "did you mean 'follow_your_emoji'?"),
     "unknown face": ({"portrait_landmarks": "", "face": "nobody"}, "face 'nobody' is not known"),
