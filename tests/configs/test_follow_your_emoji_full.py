@@ -153,6 +153,12 @@ def batch_shapes(frames: int, mesh):
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed) for name, (shape, dtype) in shapes.items()}
 
 
+def bytes_per_device(state) -> int:
+    """What the state's leaves take on one device of the mesh."""
+    leaves = jax.tree.leaves(state)
+    return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_training_step_lowers_for_eight_devices(full, stage):
@@ -167,3 +173,4 @@ def test_the_training_step_lowers_for_eight_devices(full, stage):
     kernel = state.frozen["autoencoder"] if stage.endswith("stage2") else state.trainable["denoiser"]
     spread = [leaf for leaf in jax.tree.leaves(kernel) if not leaf.sharding.is_fully_replicated]
     assert spread, "no parameter is spread over devices"
+    print(f"{stage}: {bytes_per_device(state) / 1e9:.1f} GB of parameters and optimizer state on each device")
