@@ -110,7 +110,7 @@ def demo_base(config: ConfigDict) -> None:
         init_from=ConfigDict(dict.fromkeys(("denoiser", "autoencoder", "image_encoder"), EMBEDDED)),
         allow_missing=NEW,
         allow_unused=("denoiser/clip_fc/",),
-        steps=1200,
+        steps=1000,
         batch_size=4,
         frames=4,
         lr=1e-3,
@@ -124,7 +124,7 @@ def demo_stage1(config: ConfigDict) -> None:
         config,
         trainable=("(audio_encoder|audio_projection)/.*", "denoiser/.*(audio_attention|motion_modules).*"),
         init_from=ConfigDict({"*": "{workdir}/demo_base"}),
-        steps=1500,
+        steps=900,
         batch_size=2,
         frames=16,
         lr=1e-3,
@@ -136,7 +136,7 @@ def demo_stage2(config: ConfigDict) -> None:
     demo_stage1(config)
     config.train.init_from = ConfigDict({"*": "{workdir}/demo_stage1"})
     config.train.restore, config.train.restore_from = ("denoiser/.*motion_modules_.*",), EMBEDDED
-    config.train.update({"steps": 500, "lr": 5e-4})
+    config.train.update({"steps": 300, "lr": 5e-4})
 
 
 STAGES = {"demo_base": demo_base, "demo_stage1": demo_stage1, "demo_stage2": demo_stage2, "demo": demo_stage2}

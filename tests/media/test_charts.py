@@ -21,7 +21,7 @@ def test_a_rising_and_a_falling_course_cross():
 
 
 def test_gaps_and_constants_are_drawn():
-    chart = line_chart([0, 5, 9], {"flat": [1.0, float("nan"), 1.0]}, "", "", (320, 200))
+    chart = line_chart([0, 3, 5, 9], {"flat": [1.0, 1.0, float("nan"), 1.0]}, "", "", (320, 200))
     assert len(drawn(chart, COLOURS[0])) > 0
 
 

@@ -89,14 +89,13 @@ def test_an_adapter_moves_between_bases_by_path_alone(tmp_path):
     save_params(tmp_path / "adapter.safetensors", unflatten(adapter), {})
     save_params(tmp_path / "whole.safetensors", unflatten(trained), {})
     stranger = {"stranger/kernel": np.ones(2, np.float32)}
-    for number in (1, 2):
+    for number, held in ((1, "adapter"), (2, "whole")):
         other = {name: leaf + number for name, leaf in base.items()}
         save_params(tmp_path / "base.safetensors", unflatten(other | stranger), {})
-        for held in ("adapter", "whole"):
-            found = flatten(load_system_params(made, tmp_path / f"{held}.safetensors", [tmp_path / "base.safetensors"]))
-            assert found.keys() == trained.keys()
-            for name, leaf in found.items():
-                np.testing.assert_array_equal(leaf, adapter[name] if name in adapter else other[name])
+        found = flatten(load_system_params(made, tmp_path / f"{held}.safetensors", [tmp_path / "base.safetensors"]))
+        assert found.keys() == trained.keys()
+        for name, leaf in found.items():
+            np.testing.assert_array_equal(leaf, adapter[name] if name in adapter else other[name])
     assert 0 < len(adapter) < len(trained) and not any("to_k_ip" in name for name in adapter)
 
 
