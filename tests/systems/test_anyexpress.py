@@ -88,6 +88,7 @@ def test_without_motion_and_sound_frames_are_pictures_of_their_own():
     np.testing.assert_allclose(found, denoise()(tree, x, jnp.ones(1), cond)[:, order], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_identity_scale_of_zero_is_the_base_without_a_portrait():
     nobody = system(id_scale=0.0, portrait_latents=True)
     assert jax.eval_shape(nobody.encode_portrait, params(), picture(1)).image_tokens is None
@@ -102,6 +103,7 @@ def test_an_identity_scale_of_zero_is_the_base_without_a_portrait():
     assert min(np.abs(half - whole).max(), np.abs(half - none).max()) > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("control", ["t2i_adapter", "controlnet"])
 def test_control_pictures_act_with_their_scale(control):
     made, tree, x = system(control=control), params(control=control), noisy(2)
@@ -126,6 +128,7 @@ def test_control_pictures_that_nothing_reads_are_refused():
         jax.eval_shape(lambda: system().encode_driving(params(), Conditioning(), driving))
 
 
+@pytest.mark.slow
 def test_clean_frames_may_be_told_that_they_are():
     given = jnp.array([[1.0, 0, 0, 0]])
     cond = branches()["cond"].replace(given=given)
@@ -175,6 +178,7 @@ def test_the_prefix_is_clean_and_not_in_the_loss():
     np.testing.assert_allclose(loss, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_reference_sound_and_prefix_are_dropped_independently():
     batch = jax.tree.map(lambda x: jnp.repeat(x[:1], 64, axis=0), make_batch())
     drops = {"drop_reference": 0.5, "drop_audio": 0.5, "drop_prefix": 0.5}
