@@ -64,6 +64,7 @@ def trained(tmp_path_factory):
     return SimpleNamespace(folder=folder, stored=stored, after=after, trainable=task.stages["demo_stage1"].trainable)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_are_bit_identical_after_training(trained):
     frozen = [name for name in trained.after if not matches(name, trained.trainable)]
     assert {name.split("/")[0] for name in frozen} >= {
@@ -77,6 +78,7 @@ def test_frozen_parameters_are_bit_identical_after_training(trained):
         assert trained.after[name].tobytes() == np.asarray(trained.stored[name]).tobytes(), name
 
 
+@pytest.mark.slow
 def test_everything_that_trains_has_moved(trained):
     moved = {name for name in trained.stored if matches(name, trained.trainable)}
     assert moved and all(not np.array_equal(trained.after[name], trained.stored[name]) for name in moved)
@@ -85,6 +87,7 @@ def test_everything_that_trains_has_moved(trained):
     assert outputs and all(np.any(leaf) for leaf in outputs)
 
 
+@pytest.mark.slow
 def test_the_second_stage_begins_motion_anew_and_keeps_the_sound(trained):
     config = get_config("demo_stage2")
     config.train.init_from = {"*": "{workdir}/demo_stage1"}

@@ -65,6 +65,7 @@ def test_who_it_is_depends_on_the_recognised_face():
     assert np.abs(one - other).max() > 1e-5 and np.abs(one - nobody).max() > 1e-5
 
 
+@pytest.mark.slow
 def test_a_video_is_sampled_on_the_ring_and_its_ends_are_cut_off(branches):
     one = system()
 

@@ -66,6 +66,7 @@ def test_motion_and_boxes_change_the_prediction():
     assert np.abs(tokens(in_place + 0.2) - tokens()).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_video_longer_than_a_window_is_sampled_and_decoded():
     made = dataclasses.replace(system(), sampling=SamplingConfig(
         steps=2, guidance=2.0, spacing="leading", offset=1, previous="stride", window=3, overlap=1))  # fmt: skip
