@@ -75,8 +75,8 @@ class Windows(Plan):
         return init_carry(solver, self.overlap, shape)
 
     def sampler(self, denoise: Callable[..., Array], size: int, **settings: Any) -> Callable[..., tuple[Carry, Array]]:
-        """See `window_sampler`."""
-        return window_sampler(denoise, length=self.length, overlap=self.overlap, size=size, **settings)
+        """See `chunk_sampler`."""
+        return chunk_sampler(sample_windows, denoise, length=self.length, overlap=self.overlap, size=size, **settings)
 
 
 def plan_windows(frames: int, length: int, overlap: int) -> Windows:
@@ -189,9 +189,26 @@ def sample_windows(
         state, trajectory = jax.lax.scan(body, start, (jnp.arange(solver.steps), carry["trajectory"]))
         return {"trajectory": trajectory}, solver.result(state)
 
+    return scan_windows(run, carry, first, total, size, (shape[0], length, *shape[1:]))
+
+
+def scan_windows(
+    run: Callable[[Carry, Array], tuple[Carry, Array]],
+    carry: Carry,
+    first: int | Int[Array, ""],
+    total: int | Int[Array, ""],
+    size: int,
+    shape: tuple[int, ...],
+) -> tuple[Carry, Float[Array, "win b f h w c"]]:
+    """Runs `size` windows from number `first` on, one after another; those from `total` on cost nothing and come back as zeros.
+
+    Args:
+        run: (carry, window's place in the chunk) → the new carry, and the window's latents.
+        shape: (b, f, h, w, c) of these.
+    """
+
     def skip(carry: Carry, position: Array) -> tuple[Carry, Array]:
-        batch, *space = shape
-        return carry, jnp.zeros((batch, length, *space), jnp.float32)
+        return carry, jnp.zeros(shape, jnp.float32)
 
     def visit(carry: Carry, position: Array) -> tuple[Carry, Array]:
         return jax.lax.cond(first + position < total, run, skip, carry, position)
@@ -199,21 +216,23 @@ def sample_windows(
     return jax.lax.scan(visit, carry, jnp.arange(size))
 
 
-def window_sampler(denoise: Callable[..., Array], **static) -> Callable[..., tuple[Carry, Array]]:
-    """Jits `sample_windows` for a network with parameters; one compilation serves all chunks and lengths of videos.
+def chunk_sampler(
+    sample: Callable[..., tuple[Carry, Array]], denoise: Callable[..., Array], **static: Any
+) -> Callable[..., tuple[Carry, Array]]:
+    """Jits `sample` for a network with parameters; one compilation serves all chunks and lengths of videos.
 
     Args:
+        sample: (denoise, conditionings, carry, key, and what says which chunk it is; `static` by name) → (carry, latents).
         denoise: (params, noisy, timestep, conditioning) → prediction.
-        static: the keyword arguments of `sample_windows`.
 
     Returns:
-        run(params, conditionings, carry, key, first, total) → (carry, latents). The given carry is donated: its
-        arrays cannot be read afterwards.
+        run(params, conditionings, carry, key, …) → (carry, latents). The given carry is donated: its arrays cannot be read
+        afterwards.
     """
 
     @partial(jax.jit, donate_argnames=("carry",))
-    def run(params, conditionings, carry, key, first, total):
-        return sample_windows(partial(denoise, params), conditionings, carry, key, first, total, **static)
+    def run(params, conditionings, carry, key, *chunk):
+        return sample(partial(denoise, params), conditionings, carry, key, *chunk, **static)
 
     return run
 

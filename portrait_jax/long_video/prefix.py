@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,7 +22,16 @@ from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.sampler import Denoise, first_state, guided_step
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError, ShapeError, nearest
-from portrait_jax.long_video.overlap import Carry, Windows, check_span, frame_noise, plan_windows, step_noise
+from portrait_jax.long_video.overlap import (
+    Carry,
+    Windows,
+    check_span,
+    chunk_sampler,
+    frame_noise,
+    plan_windows,
+    scan_windows,
+    step_noise,
+)
 from portrait_jax.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
 ANCHORS = ("none", "latent")
@@ -62,9 +70,9 @@ class Prefixed(Windows):
         return init_carry(solver, self.overlap, shape)
 
     def sampler(self, denoise: Callable[..., Array], size: int, **settings: Any) -> Callable[..., tuple[Carry, Array]]:
-        """See `prefix_sampler`."""
+        """See `overlap.chunk_sampler`."""
         own = {"length": self.length, "overlap": self.overlap, "anchor": self.anchor, "strength": self.strength}
-        return prefix_sampler(denoise, size=size, **own, **settings)
+        return chunk_sampler(sample_prefixed, denoise, size=size, **own, **settings)
 
 
 def plan_prefixed(frames: int, length: int, overlap: int, *, anchor: str = "latent", strength: float = 1.0) -> Prefixed:
@@ -193,32 +201,7 @@ def sample_prefixed(
         made = begin(solver.result(state))
         return {"prefix": made[:, stride:], "mean": mean, "deviation": deviation}, made
 
-    def skip(carry: Carry, position: Array) -> tuple[Carry, Array]:
-        batch, *space = shape
-        return carry, jnp.zeros((batch, length, *space), jnp.float32)
-
-    def visit(carry: Carry, position: Array) -> tuple[Carry, Array]:
-        return jax.lax.cond(first + position < total, run, skip, carry, position)
-
-    return jax.lax.scan(visit, carry, jnp.arange(size))
-
-
-def prefix_sampler(denoise: Callable[..., Array], **static: Any) -> Callable[..., tuple[Carry, Array]]:
-    """Jits `sample_prefixed` for a network with parameters; one compilation serves all chunks and lengths of videos.
-
-    Args:
-        denoise: (params, noisy, timestep, conditioning) → prediction.
-        static: the keyword arguments of `sample_prefixed`.
-
-    Returns:
-        run(params, conditionings, carry, key, first, total) → (carry, latents). The given carry is donated.
-    """
-
-    @partial(jax.jit, donate_argnames=("carry",))
-    def run(params, conditionings, carry, key, first, total):
-        return sample_prefixed(partial(denoise, params), conditionings, carry, key, first, total, **static)
-
-    return run
+    return scan_windows(run, carry, first, total, size, (shape[0], length, *shape[1:]))
 
 
 def _frame_shape(carry: Carry, solver: Solver, overlap: int) -> tuple[int, int, int, int]:

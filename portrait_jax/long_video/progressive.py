@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from portrait_jax.diffusion.sampler import Denoise, first_state, guided_step
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError
 from portrait_jax.long_video.known import tell
-from portrait_jax.long_video.overlap import check_span, noise_of, step_noise
+from portrait_jax.long_video.overlap import check_span, chunk_sampler, noise_of, step_noise
 from portrait_jax.long_video.plan import Plan, check_windows
 from portrait_jax.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
@@ -80,8 +79,8 @@ class Gaps(Plan):
         return init_carry(self.depth, self.length, shape)
 
     def sampler(self, denoise: Callable[..., Array], size: int, **settings: Any) -> Callable[..., tuple[Carry, Array]]:
-        """See `gap_sampler`."""
-        return gap_sampler(denoise, **settings)
+        """See `overlap.chunk_sampler`."""
+        return chunk_sampler(sample_gaps, denoise, **settings)
 
     def _chunk(self, first: int, size: int) -> dict[str, np.ndarray]:
         index = first + np.arange(size)
@@ -198,21 +197,3 @@ def sample_gaps(
         return jax.lax.cond(clip["active"] > 0, run, skip, carry, clip, position)
 
     return jax.lax.scan(visit, carry, (clips, jnp.arange(clips["level"].size)))
-
-
-def gap_sampler(denoise: Callable[..., Array], **static) -> Callable[..., tuple[Carry, Array]]:
-    """Jits `sample_gaps` for a network with parameters; one compilation per number of levels and size of chunks.
-
-    Args:
-        denoise: (params, noisy, timestep, conditioning) → prediction.
-        static: the keyword arguments of `sample_gaps`.
-
-    Returns:
-        run(params, conditionings, carry, key, clips) → (carry, latents). The given carry is donated.
-    """
-
-    @partial(jax.jit, donate_argnames=("carry",))
-    def run(params, conditionings, carry, key, clips):
-        return sample_gaps(partial(denoise, params), conditionings, carry, key, clips, **static)
-
-    return run

@@ -15,7 +15,7 @@ from portrait_jax.diffusion.sampler import sample
 from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.diffusion.solvers import SOLVERS, make_solver
 from portrait_jax.errors import ConfigError, ShapeError
-from portrait_jax.long_video.overlap import frame_noise, init_carry, plan_windows, sample_windows, window_sampler
+from portrait_jax.long_video.overlap import chunk_sampler, frame_noise, init_carry, plan_windows, sample_windows
 
 SCHEDULE = make_schedule("scaled_linear", zero_terminal_snr=True)
 LENGTH, OVERLAP = 6, 2
@@ -133,7 +133,9 @@ def solver_of(name, steps=4, eta=0.0):
 @cache
 def sampler(solver, size, overlap=OVERLAP, run=network):
     guidance = classifier_free(2.0)
-    return window_sampler(run, solver=solver, guidance=guidance, length=LENGTH, overlap=overlap, size=size)
+    return chunk_sampler(
+        sample_windows, run, solver=solver, guidance=guidance, length=LENGTH, overlap=overlap, size=size
+    )
 
 
 def animate(solver, frames, size, overlap=OVERLAP):

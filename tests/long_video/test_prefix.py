@@ -13,8 +13,8 @@ from portrait_jax.diffusion.sampler import sample
 from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.diffusion.solvers import make_solver
 from portrait_jax.errors import ConfigError, ShapeError
-from portrait_jax.long_video.overlap import frame_noise
-from portrait_jax.long_video.prefix import align, init_carry, plan_prefixed, prefix_sampler, statistics
+from portrait_jax.long_video.overlap import chunk_sampler, frame_noise
+from portrait_jax.long_video.prefix import align, init_carry, plan_prefixed, sample_prefixed, statistics
 
 SCHEDULE = make_schedule("linear")
 LENGTH, OVERLAP = 6, 2
@@ -45,8 +45,15 @@ def solver_of(name="ddim"):
 @cache
 def sampler(solver, size, anchor, mimic):
     guidance = mimicking(2.0, 1.5, 0.9) if mimic else classifier_free(2.0)
-    return prefix_sampler(
-        network, solver=solver, guidance=guidance, length=LENGTH, overlap=OVERLAP, size=size, anchor=anchor
+    return chunk_sampler(
+        sample_prefixed,
+        network,
+        solver=solver,
+        guidance=guidance,
+        length=LENGTH,
+        overlap=OVERLAP,
+        size=size,
+        anchor=anchor,
     )
 
 

@@ -18,8 +18,8 @@ from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.diffusion.solvers import make_solver
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.known import tell
-from portrait_jax.long_video.overlap import frame_noise, noise_of
-from portrait_jax.long_video.progressive import gap_sampler, init_carry, plan_gaps
+from portrait_jax.long_video.overlap import chunk_sampler, frame_noise, noise_of
+from portrait_jax.long_video.progressive import init_carry, plan_gaps, sample_gaps
 
 SCHEDULE = make_schedule("scaled_linear", zero_terminal_snr=True)
 LENGTH = 4
@@ -118,7 +118,7 @@ def solver_of(name, eta=0.0):
 
 @cache
 def sampler(solver, run=network):
-    return gap_sampler(run, solver=solver, guidance=classifier_free(2.0), noise_share=0.3)
+    return chunk_sampler(sample_gaps, run, solver=solver, guidance=classifier_free(2.0), noise_share=0.3)
 
 
 def control(frames):
@@ -224,7 +224,7 @@ def test_clips_start_around_given_latents():
     """With a schedule that leaves some signal at its first level: at zero SNR a start says nothing."""
     solver, plan = make_solver("ddim", make_schedule("scaled_linear"), 3), plan_gaps(LENGTH, LENGTH)
     branches = {"cond": Conditioning(spatial=control(LENGTH), start=jnp.full((1, 2, 2, 3), 4.0))}
-    run = gap_sampler(network, solver=solver, guidance=identity())
+    run = chunk_sampler(sample_gaps, network, solver=solver, guidance=identity())
     _, latents = run(PARAMS, branches, init_carry(0, LENGTH, SHAPE), KEY, *plan.arguments(0, 1))
     nothing = jnp.zeros((1, LENGTH, 2, 2, 3)), jnp.zeros((1, LENGTH))
     told = {name: tell(branch, *nothing) for name, branch in branches.items()}
