@@ -23,13 +23,12 @@ from portrait_jax.adapters.audio import AudioConfig, AudioProjection, audio_slot
 from portrait_jax.adapters.controlnet import ControlNet, ControlNetConfig
 from portrait_jax.adapters.image_prompt import ImagePromptConfig, image_projection, image_prompt_slot
 from portrait_jax.adapters.t2i_adapter import T2IAdapter, T2IAdapterConfig
-from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig, sample_latent
+from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
 from portrait_jax.autoencoders.pixels import middle, to_pm1
 from portrait_jax.backbones.unet import UNet, UNetConfig
 from portrait_jax.conditioning import Conditioning
-from portrait_jax.diffusion.noise import mixed_noise
 from portrait_jax.diffusion.prediction import check_prediction, training_target
-from portrait_jax.diffusion.schedule import Schedule, add_noise, make_schedule, signal_noise
+from portrait_jax.diffusion.schedule import Schedule, make_schedule, signal_noise
 from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_text import CLIPText, CLIPTextConfig, empty_prompt
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
@@ -40,13 +39,14 @@ from portrait_jax.nn.slots import Slot
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.anyexpress_settings import CONTROLS, Behaviour, LossConfig, check_sizes
+from portrait_jax.systems.diffusing import LatentDiffusion, noised
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
 
 
 @dataclass(frozen=True, eq=False)
-class AnyExpress:
+class AnyExpress(LatentDiffusion):
     """The system at any size; built from a config by `from_config`."""
 
     autoencoder_config: KLConfig
@@ -169,10 +169,6 @@ class AnyExpress:
             offset=chosen.offset, final_alpha_bar=float(self.schedule.alpha_bar[0]),
         )  # fmt: skip
 
-    def latent_shape(self) -> tuple[int, int, int]:
-        side = self.image_size // self.autoencoder_config.stride
-        return side, side, self.autoencoder_config.latent_channels
-
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
         """Fresh parameters of all networks; motion modules and audio attention lie in the denoiser."""
         h, w, c = self.latent_shape()
@@ -286,22 +282,6 @@ class AnyExpress:
         variables = {"params": params["denoiser"]}
         return self.denoiser.apply(variables, noisy, told, conditioning, use_temporal=self.loss_config.temporal)
 
-    def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
-        """Latents → images in [−1, 1], frame by frame."""
-        frames = rearrange(latents / self.autoencoder_config.scaling_factor, "b f h w c -> (b f) h w c")
-        images = self.autoencoder.apply({"params": params["autoencoder"]}, frames, method="decode")
-        return rearrange(images, "(b f) h w c -> b f h w c", b=latents.shape[0])
-
-    def to_latents(
-        self, params: Params, image_pm1: Float[Array, "b f H W 3"], key: PRNGKeyArray | None = None
-    ) -> Float[Array, "b f h w c"]:
-        """Images → scaled latents: the autoencoder's means, or drawn around them with a key."""
-        frames = rearrange(image_pm1, "b f h w c -> (b f) h w c")
-        mean, logvar = self.autoencoder.apply({"params": params["autoencoder"]}, frames, method="encode")
-        drawn = (mean if key is None else sample_latent(key, mean, logvar)).astype(jnp.float32)
-        scaled = drawn * self.autoencoder_config.scaling_factor
-        return rearrange(scaled, "(b f) h w c -> b f h w c", b=image_pm1.shape[0])
-
     def _seen(self) -> dict[str, Any]:
         """What the identity's projection reads of the image encoder: its embedding, or the last state but one."""
         return {"embed": True} if self.image_prompt_config.kind == "plain" else {"layer": -2}
@@ -340,7 +320,7 @@ class AnyExpress:
         them, maybe `text`, token ids "b n". The first frames of a clip stay clean, as the prefix of a window is. Single
         frames (`temporal` off) hear nothing and have a noise level each.
         """
-        chosen, keys = self.loss_config, jax.random.split(rng, 6)
+        chosen, keys = self.loss_config, jax.random.split(rng, 5)
         drawn = keys[0] if self.behaviour.posterior else None
         latents = jax.lax.stop_gradient(self.to_latents(params, to_pm1(batch["frames"]), drawn))
         clips, frames = latents.shape[:2]
@@ -349,14 +329,10 @@ class AnyExpress:
         lead = jnp.arange(frames) < (chosen.prefix if chosen.temporal else 0)
         led = jax.random.bernoulli(keys[2], 1 - chosen.drop_prefix, (clips, 1))
         given = (lead & led).astype(jnp.float32)
-        level = jax.random.randint(keys[3], (clips, 1 if chosen.temporal else frames), 0, self.schedule.length)
-        timestep = jnp.broadcast_to(level, (clips, frames)).reshape(-1)
-        noise = jax.random.normal(keys[4], latents.shape)
-        if chosen.temporal:
-            common = jax.random.normal(keys[5], (clips, 1, *latents.shape[2:]))
-            noise = mixed_noise(noise, common, self.sampling.noise_share)
-        clean, flat = (rearrange(x, "b f h w c -> (b f) h w c") for x in (latents, noise))
-        noisy = rearrange(add_noise(self.schedule, clean, flat, timestep), "(b f) h w c -> b f h w c", f=frames)
+        clean, flat, mixed, timestep = noised(
+            self.schedule, latents, keys[3], keys[4], temporal=chosen.temporal, share=self.sampling.noise_share
+        )
+        noisy = rearrange(mixed, "(b f) h w c -> b f h w c", f=frames)
         is_given = given[:, :, None, None, None]
         noisy = jnp.where(is_given > 0, latents, noisy)
         output = self.denoise(params, noisy, timestep, conditioning.replace(given=given)).astype(jnp.float32)

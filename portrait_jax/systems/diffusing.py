@@ -8,18 +8,26 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from portrait_jax.autoencoders.kl import KLConfig, sample_latent
 from portrait_jax.diffusion.noise import mixed_noise
 from portrait_jax.diffusion.schedule import Schedule, add_noise
+from portrait_jax.diffusion.solvers import Solver, make_solver
+from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.typing import Array, Float, Int, Params, PRNGKeyArray
 
 
 def encode_frames(
-    autoencoder: Any, params: Params, image_pm1: Float[Array, "b f H W 3"], scaling: float
+    autoencoder: Any,
+    params: Params,
+    image_pm1: Float[Array, "b f H W 3"],
+    scaling: float,
+    key: PRNGKeyArray | None = None,
 ) -> Float[Array, "b f h w c"]:
-    """Images in [−1, 1] → posterior means times `scaling`, float32, frame by frame."""
+    """Images in [−1, 1] → posterior means, or with a key draws around them, times `scaling`; float32, frame by frame."""
     frames = rearrange(image_pm1, "b f h w c -> (b f) h w c")
-    mean, _ = autoencoder.apply({"params": params}, frames, method="encode")
-    return rearrange(mean.astype(jnp.float32) * scaling, "(b f) h w c -> b f h w c", b=image_pm1.shape[0])
+    mean, logvar = autoencoder.apply({"params": params}, frames, method="encode")
+    drawn = mean if key is None else sample_latent(key, mean, logvar)
+    return rearrange(drawn.astype(jnp.float32) * scaling, "(b f) h w c -> b f h w c", b=image_pm1.shape[0])
 
 
 def decode_frames(
@@ -29,6 +37,45 @@ def decode_frames(
     frames = rearrange(latents / scaling, "b f h w c -> (b f) h w c")
     images = autoencoder.apply({"params": params}, frames, method="decode")
     return rearrange(images, "(b f) h w c -> b f h w c", b=latents.shape[0])
+
+
+class LatentDiffusion:
+    """What systems on an image autoencoder's latents have in common; each is a dataclass with the fields named here."""
+
+    autoencoder_config: KLConfig
+    schedule: Schedule
+    sampling: SamplingConfig
+    image_size: int
+    prediction: str
+
+    @property
+    def autoencoder(self) -> Any:
+        """The module that `autoencoder_config` describes."""
+        raise NotImplementedError
+
+    def solver(self, steps: int) -> Solver:
+        """The solver that `sampling` names; raises ConfigError for settings that do not fit."""
+        chosen = self.sampling
+        return make_solver(
+            chosen.solver, self.schedule, steps, self.prediction, chosen.spacing,
+            previous=chosen.previous, offset=chosen.offset,
+        )  # fmt: skip
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of one frame's latent."""
+        side = self.image_size // self.autoencoder_config.stride
+        return side, side, self.autoencoder_config.latent_channels
+
+    def to_latents(
+        self, params: Params, image_pm1: Float[Array, "b f H W 3"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "b f h w c"]:
+        """`encode_frames` by the system's own autoencoder."""
+        scaling = self.autoencoder_config.scaling_factor
+        return encode_frames(self.autoencoder, params["autoencoder"], image_pm1, scaling, key)
+
+    def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
+        """`decode_frames` by the system's own autoencoder."""
+        return decode_frames(self.autoencoder, params["autoencoder"], latents, self.autoencoder_config.scaling_factor)
 
 
 class Noised(NamedTuple):

@@ -24,13 +24,12 @@ from portrait_jax.backbones.unet import UNet, UNetConfig
 from portrait_jax.conditioning import Conditioning, dropped
 from portrait_jax.diffusion.prediction import check_prediction, to_x0_epsilon, training_target
 from portrait_jax.diffusion.schedule import Schedule, make_schedule, signal_noise
-from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
 from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.long_video.known import check_masking, sample_given, tell
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
-from portrait_jax.systems.diffusing import decode_frames, encode_frames, noised
+from portrait_jax.systems.diffusing import LatentDiffusion, noised
 from portrait_jax.systems.strips import few, sample_strip
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.training.task import Stage
@@ -70,7 +69,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class FollowYourEmoji:
+class FollowYourEmoji(LatentDiffusion):
     """The system at any size; built from a config by `from_config`."""
 
     autoencoder_config: KLConfig
@@ -183,17 +182,6 @@ class FollowYourEmoji:
         assert self.image_prompt_config is not None
         return Resampler(self.image_prompt_config, dtype=self.dtype)
 
-    def solver(self, steps: int) -> Solver:
-        chosen = self.sampling
-        return make_solver(
-            chosen.solver, self.schedule, steps, self.prediction, chosen.spacing,
-            previous=chosen.previous, offset=chosen.offset,
-        )  # fmt: skip
-
-    def latent_shape(self) -> tuple[int, int, int]:
-        side = self.image_size // self.autoencoder_config.stride
-        return side, side, self.autoencoder_config.latent_channels
-
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
         """Fresh parameters of all networks; reference net and denoiser share theirs, as both originals start from one.
 
@@ -258,14 +246,8 @@ class FollowYourEmoji:
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
         """Latents → images in [−1, 1], frame by frame."""
-        scaling = self.autoencoder_config.scaling_factor
-        images = decode_frames(self.autoencoder, params["autoencoder"], latents, scaling)
+        images = super().decode(params, latents)
         return cut(images) if self.whole_levels else images
-
-    def to_latents(self, params: Params, image_pm1: Float[Array, "b f H W 3"]) -> Float[Array, "b f h w c"]:
-        """Images → scaled posterior means."""
-        scaling = self.autoencoder_config.scaling_factor
-        return encode_frames(self.autoencoder, params["autoencoder"], image_pm1, scaling)
 
     def _pixels(self, image_pm1: Float[Array, "b h w 3"]) -> Float[Array, "b s s 3"]:
         return clip_pixels(image_pm1, self.image_encoder_config.image_size, whole_levels=self.whole_levels)

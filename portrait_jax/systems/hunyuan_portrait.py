@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import linen as nn
 
 from portrait_jax.adapters.decoupled_motion import copied_from_base, decoupled_motion_slots
@@ -40,6 +39,7 @@ from portrait_jax.long_video.joint import sample_joint
 from portrait_jax.long_video.overlap import frame_noise
 from portrait_jax.long_video.ring import faded, held, ring_tiles
 from portrait_jax.settings import compute_dtype, from_mapping
+from portrait_jax.systems.diffusing import LatentDiffusion
 from portrait_jax.systems.hunyuan_settings import (
     ANGLES,
     COLOURS,
@@ -60,7 +60,7 @@ PREDICTION = "v"
 
 
 @dataclass(frozen=True, eq=False)
-class HunyuanPortrait:
+class HunyuanPortrait(LatentDiffusion):
     """The system at any size; built from a config by `from_config`."""
 
     autoencoder_config: KLConfig
@@ -174,10 +174,6 @@ class HunyuanPortrait:
         """First the portrait is added to nothing, then the motion to the portrait, each with a strength of its own."""
         scales = (self.ring.appearance_guidance, self.ring.motion_guidance)
         return nested(("uncond", "appearance", "cond"), scales)
-
-    def latent_shape(self) -> tuple[int, int, int]:
-        side = self.image_size // self.autoencoder_config.stride
-        return side, side, self.autoencoder_config.latent_channels
 
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
         """Fresh parameters; motion attention starts as a copy of the portrait's."""
@@ -342,13 +338,6 @@ class HunyuanPortrait:
         """The video of what `sample` returns: decoded, and the frames of the ends cut off."""
         pad = self.ring.pad
         return self.decode(params, latents)[:, pad : latents.shape[1] - pad]
-
-    def to_latents(self, params: Params, image_pm1: Float[Array, "b f H W 3"]) -> Float[Array, "b f h w c"]:
-        """Images → scaled posterior means."""
-        frames = rearrange(image_pm1, "b f h w c -> (b f) h w c")
-        mean, _ = self.autoencoder.apply({"params": params["autoencoder"]}, frames, method="encode")
-        scaled = mean.astype(jnp.float32) * self.autoencoder_config.scaling_factor
-        return rearrange(scaled, "(b f) h w c -> b f h w c", b=image_pm1.shape[0])
 
     # Training
 

@@ -23,20 +23,15 @@ from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.autoencoders.temporal_decoder import CHUNK, AutoencoderKLTemporalDecoder
 from portrait_jax.backbones.unet import UNet, UNetConfig
 from portrait_jax.conditioning import Conditioning, dropped
-from portrait_jax.diffusion.guidance import classifier_free
 from portrait_jax.diffusion.noise import blurred
 from portrait_jax.diffusion.prediction import check_prediction
 from portrait_jax.diffusion.schedule import Schedule, make_schedule
-from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
 from portrait_jax.encoders.fan import IN_PLACE, FANConfig, FANMotionEncoder
 from portrait_jax.errors import ConfigError, nearest
-from portrait_jax.long_video.joint import sample_joint
-from portrait_jax.long_video.overlap import frame_noise
-from portrait_jax.long_video.tiles import random_offsets, shifted_tiles
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
-from portrait_jax.systems.diffusing import decode_frames, encode_frames
+from portrait_jax.systems.diffusing import LatentDiffusion
 from portrait_jax.systems.strips import few, sample_strip
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.systems.xnemo_loss import LossConfig, diffusion_loss, redrawing, training_motion
@@ -51,7 +46,7 @@ compares it with (table 2)."""
 
 
 @dataclass(frozen=True, eq=False)
-class XNemo:
+class XNemo(LatentDiffusion):
     """The system at any size; built from a config by `from_config`."""
 
     autoencoder_config: KLConfig
@@ -181,17 +176,6 @@ class XNemo:
         """Numbers of a motion latent."""
         return self.motion_encoder_config.latent_dim
 
-    def solver(self, steps: int) -> Solver:
-        chosen = self.sampling
-        return make_solver(
-            chosen.solver, self.schedule, steps, self.prediction, chosen.spacing,
-            previous=chosen.previous, offset=chosen.offset,
-        )  # fmt: skip
-
-    def latent_shape(self) -> tuple[int, int, int]:
-        side = self.image_size // self.autoencoder_config.stride
-        return side, side, self.autoencoder_config.latent_channels
-
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
         """Fresh parameters; reference net and denoiser share theirs, as both start from one published network.
 
@@ -288,36 +272,13 @@ class XNemo:
         """The network's output, of the kind that `prediction` names."""
         return self.denoiser.apply({"params": params["denoiser"]}, noisy, timestep, conditioning)
 
-    def sample(
-        self, params: Params, branches: Mapping[str, Conditioning], rng: PRNGKeyArray
-    ) -> Float[Array, "b f h w c"]:
-        """Latents of a whole video by the config's sampling: windows of all frames at once, shifted anew at each step (§4.1).
-
-        `branches` come from `encode_driving` and cover all frames.
-        """
-        chosen, motion = self.sampling, branches["cond"].motion
-        assert motion is not None
-        batch, frames = motion.shape[:2]
-        noise = frame_noise(rng, 0, frames, (batch, *self.latent_shape()), chosen.noise_share)
-        tiles = shifted_tiles(frames, chosen.window, chosen.overlap, random_offsets(chosen.steps, chosen.window))
-        return sample_joint(
-            self.denoise, params, branches, noise, tiles,
-            solver=self.solver(chosen.steps), guidance=classifier_free(chosen.guidance),
-        )  # fmt: skip
-
     def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
         """Latents → images in [−1, 1]; a temporal decoder sees 25 frames at a time, as the release has it."""
-        scaling, weights = self.autoencoder_config.scaling_factor, params["autoencoder"]
         if not self.temporal_decoder:
-            return decode_frames(self.autoencoder, weights, latents, scaling)
-        chunks = [latents[:, first : first + CHUNK] / scaling for first in range(0, latents.shape[1], CHUNK)]
-        images = [self.autoencoder.apply({"params": weights}, chunk, method="decode") for chunk in chunks]
-        return jnp.concatenate(images, axis=1)
-
-    def to_latents(self, params: Params, image_pm1: Float[Array, "b f H W 3"]) -> Float[Array, "b f h w c"]:
-        """Images → scaled posterior means."""
-        scaling = self.autoencoder_config.scaling_factor
-        return encode_frames(self.autoencoder, params["autoencoder"], image_pm1, scaling)
+            return super().decode(params, latents)
+        unscaled, variables = latents / self.autoencoder_config.scaling_factor, {"params": params["autoencoder"]}
+        chunks = [unscaled[:, first : first + CHUNK] for first in range(0, latents.shape[1], CHUNK)]
+        return jnp.concatenate([self.autoencoder.apply(variables, chunk, method="decode") for chunk in chunks], axis=1)
 
     def _pixels(self, image_pm1: Float[Array, "b h w 3"]) -> Float[Array, "b s s 3"]:
         return clip_pixels(image_pm1, self.image_encoder_config.image_size, whole_levels=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 
 import jax
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from portrait_jax.errors import ConfigError
-from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.systems.xnemo import XNemo
 from tests.tiny import make_params
 from tests.tiny_xnemo import FACE, SIZE, make_system
@@ -64,20 +62,6 @@ def test_motion_and_boxes_change_the_prediction():
     in_place = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0]), (1, 2, 3))
     np.testing.assert_array_equal(tokens(), tokens(in_place))
     assert np.abs(tokens(in_place + 0.2) - tokens()).max() > 1e-4
-
-
-@pytest.mark.slow
-def test_a_video_longer_than_a_window_is_sampled_and_decoded():
-    made = dataclasses.replace(system(), sampling=SamplingConfig(
-        steps=2, guidance=2.0, spacing="leading", offset=1, previous="stride", window=3, overlap=1))  # fmt: skip
-
-    @jax.jit
-    def run(params, branches):
-        longer = {name: value.replace(motion=jnp.tile(value.motion, (1, 2, 1, 1))) for name, value in branches.items()}
-        return made.decode(params, made.sample(params, longer, jax.random.key(0)))
-
-    video = run(params(), branches())
-    assert video.shape == (1, 4, SIZE, SIZE, 3) and np.isfinite(video).all()
 
 
 def test_latents_drive_as_the_faces_that_they_were_made_from():
