@@ -22,7 +22,7 @@ then, with clips that `launch.prepare --config configs/prepare.py:video --config
 `stage1` and `stage2` are the paper: a resampler reads the image tokens, and the denoiser is given masked latents.
 `released_stage1` and `released_stage2` train the networks as they were released: a linear layer, four channels.
 
-The paper states no hardware, time or loss, and nothing of this size has been trained here: that both steps compile for eight
+The paper states no hardware, time or loss, and nothing of this size has been trained here: that all steps lower for eight
 devices is tested from shapes (tests/configs/test_follow_your_emoji_full.py). `--config.mesh.fsdp=8` spreads parameters and
 optimizer over eight devices; `--config.train.accumulate=4` takes a quarter of the batch at a time.
 """

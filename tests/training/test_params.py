@@ -210,6 +210,18 @@ def test_declared_kernels_are_widened_by_input_channels_of_zero(tmp_path):
         read_sources(shapes, {"encoder": str(path)}, widen=("encoder/.*",))
 
 
+def test_leaves_may_have_another_name_in_a_source(tmp_path):
+    path = tmp_path / "x.safetensors"
+    stored = params()
+    stored["encoder"]["old"] = stored["encoder"].pop("dense")
+    save_params(path, stored, {})
+    shapes = jax.eval_shape(params)
+    found = read_sources(shapes, {"encoder": str(path)}, rename={"/old/": "/dense/"})
+    assert_equal(found, {"encoder": params()["encoder"]})
+    with pytest.raises(CheckpointError, match="encoder/old"):
+        read_sources(shapes, {"encoder": str(path)})
+
+
 def test_declared_leaves_of_a_source_may_stay_unused(tmp_path):
     path = tmp_path / "x.safetensors"
     stored = {"encoder": {**params()["encoder"], "head": {"kernel": jnp.ones((2, 2))}}}
