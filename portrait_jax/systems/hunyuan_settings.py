@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.training.augment import MARGIN, AugmentConfig, augment
-from portrait_jax.typing import Array, Float, Num, PRNGKeyArray
+from portrait_jax.typing import Array, Bool, Float, PRNGKeyArray
 
 ANGLES = 6
 """Last features of a motion token: three angles in degrees, and three places for the translation, which stay zero."""
@@ -95,7 +95,7 @@ def check_equal(pairs: Mapping[str, tuple[int, int]]) -> None:
             raise ConfigError(f"{what} must be equal, not {one} and {other}")
 
 
-def scaled(told: Conditioning, keep: Num[Array, " b"], *fields: str) -> Conditioning:
+def scaled(told: Conditioning, keep: Bool[Array, " b"], *fields: str) -> Conditioning:
     """`fields` of the clips where `keep` is not set become zeros, as guidance has them."""
 
     def times(value: Array) -> Array:
