@@ -36,7 +36,8 @@ class LossConfig:
     head: bool = False
     """Whether the dual GAN head teaches the motion encoder too: the second stage."""
     end_to_end: bool = True
-    """Whether the diffusion loss reaches the motion encoder; otherwise the head alone does."""
+    """Whether the diffusion loss reaches what reads motion off a face; otherwise the head alone does, and the diffusion loss
+    teaches only the layers that make tokens of it."""
     mask: float = 0.3
     """Share of reference tokens withheld, anew in each block."""
     drop: float = 0.1
@@ -85,10 +86,10 @@ def training_tokens(
     system: Any, params: Params, motion: Array, batch: Batch, keep: Float[Array, " b"], rng: PRNGKeyArray
 ) -> Float[Array, "b f k d"]:
     """Motion tokens; half of the clips that are not kept get the portrait's own, as the unconditional branch does."""
-    taught = motion if system.loss_config.end_to_end else jax.lax.stop_gradient(motion)
-    tokens = system.motion_tokens(params, taught, batch_triplets(batch))
+    taught = (lambda latents: latents) if system.loss_config.end_to_end else jax.lax.stop_gradient
+    tokens = system.motion_tokens(params, taught(motion), batch_triplets(batch))
     own = system.encode_motion(params, 255 * reference_crops(batch, rng, system.face_size))
-    still = system.motion_tokens(params, own)[:, None]
+    still = system.motion_tokens(params, taught(own))[:, None]
     half = jax.random.bernoulli(jax.random.fold_in(rng, 1), 0.5, keep.shape)
     moves = jnp.where(half, 1.0, keep)[:, None, None, None]
     return moves * tokens + (1 - moves) * still
