@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from portrait_jax.nn.convolve import convolve as convolve_3x3
 from portrait_jax.typing import Array, Float
 
 Images = Float[Array, "b h w c"]
@@ -48,15 +49,19 @@ def convolve(x: Images, kernel: Float[Array, "s s c out"], resize: str = "") -> 
     The filter lies between convolution and resizing, as in the paper: after a transposed one, before a strided one.
     """
     same = kernel.shape[0] // 2
-    pads = ((same, same), (same, same))
     if resize == "up":
-        wide = ((2, 2), (2, 2))
-        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), wide, lhs_dilation=(2, 2), dimension_numbers=DIMS)
-        return blur(x, 1, 1, gain=4.0)
+        between = jax.lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 1), (0, 0, 1), (0, 0, 0)])
+        return blur(_convolve(between, kernel, 1, 2 * same), 1, 1, gain=4.0)
     if resize == "down":
-        x = blur(x, 1 + same, 1 + same)
-        return jax.lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=DIMS)
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=DIMS)
+        return _convolve(blur(x, 1 + same, 1 + same), kernel, 2, 0)
+    return _convolve(x, kernel, 1, same)
+
+
+def _convolve(x: Images, kernel: Float[Array, "s s c out"], stride: int, pad: int) -> Float[Array, "b _ _ out"]:
+    pads = ((pad, pad), (pad, pad))
+    if len(kernel) == 3:
+        return convolve_3x3(x, kernel, stride=stride, padding=pads)
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=DIMS)
 
 
 class EqualDense(nn.Module):

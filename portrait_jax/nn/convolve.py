@@ -1,13 +1,14 @@
 """3×3 convolution: one entry point that picks the implementation, as `attention` does.
 
 XLA's convolution is the best there is on an accelerator. On a processor two others take half to two thirds of its time: Winograd's
-minimal filtering on large pictures, and one matrix product of gathered neighbourhoods on small ones.
+minimal filtering on large pictures, and one matrix product of gathered neighbourhoods on small ones. And there the kernel's
+gradient takes XLA many times the convolution itself, so that it is computed from neighbourhoods too, a few items at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,10 @@ LARGE = 1024
 """Positions (items × height × width) from which transforming the kernel pays off."""
 STRIP = 4096
 """Positions that are transformed at a time, so that what lies between the transforms stays in a processor's cache."""
+SEVERAL = 16
+"""Input and output channels from which the kernel's gradient gains by not being XLA's on a processor."""
+GATHERED = 1024
+"""Positions whose neighbourhoods the kernel's gradient gathers at a time, for the cache's sake again."""
 
 Images = Float[Array, "b h w c"]
 Kernel = Float[Array, "3 3 c out"]
@@ -38,12 +43,13 @@ def convolve(
 
     `implementation` is "xla"; "winograd" (F(2×2, 3×3) of Lavin and Gray, arXiv 1509.09308: 4/9 of the multiplications, as
     exact as the others in float32) or "gathered" (one matrix product), both only for stride 1 and `SAME`; or "auto", which
-    decides by device, type and size. Derivatives are always XLA's. Raises ConfigError for another name, and for a stride or
-    padding that the named one does not have.
+    decides by device, type and size, also how the kernel's gradient is computed; that of "xla" is XLA's. Raises ConfigError
+    for another name, and for a stride or padding that the named one does not have.
     """
     name = _choose(x, kernel, stride, padding) if implementation == "auto" else implementation
     if name == "xla":
-        return _xla(x, kernel, stride, padding)
+        few = implementation == "xla" or not _on_processor(x) or min(kernel.shape[2:]) < SEVERAL
+        return _xla(x, kernel, stride, padding) if few else _of_xla(stride, padding)(x, kernel)
     if name not in IMPLEMENTATIONS:
         known = ", ".join(("auto", "xla", *IMPLEMENTATIONS))
         raise ConfigError(f"convolution implementation '{name}' does not exist; known are: {known}")
@@ -56,9 +62,13 @@ def convolve(
 
 def _choose(x: Images, kernel: Kernel, stride: int, padding: Padding) -> str:
     plain = stride == 1 and padding == SAME and min(kernel.shape[2:]) >= WIDE
-    if jax.default_backend() != "cpu" or x.dtype != jnp.float32 or not plain:
+    if not _on_processor(x) or not plain:
         return "xla"
     return "winograd" if np.prod(x.shape[:3]) >= LARGE else "gathered"
+
+
+def _on_processor(x: Images) -> bool:
+    return jax.default_backend() == "cpu" and x.dtype == jnp.float32
 
 
 def _xla(x: Images, kernel: Kernel, stride: int = 1, padding: Padding = SAME) -> Array:
@@ -67,30 +77,50 @@ def _xla(x: Images, kernel: Kernel, stride: int = 1, padding: Padding = SAME) ->
     )
 
 
-def _differentiable(fast: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
-    """Differentiates `fast` as `_xla`: in memory and in time the backward pass is the ordinary one."""
-    convolve = jax.custom_jvp(jax.jit(fast))
+def _differentiable(
+    fast: Callable[[Array, Array], Array], stride: int = 1, padding: Padding = SAME
+) -> Callable[[Array, Array], Array]:
+    """`fast` with XLA's gradient for the input, and for the kernel that of `_by_parts`."""
+    convolve = jax.custom_jvp(jax.jit(lambda x, kernel: fast(x, kernel)))
 
     @partial(convolve.defjvp, symbolic_zeros=True)
     def jvp(primals, tangents):
-        x, kernel = primals
-        parts = [
-            _xla(*pair)
-            for pair, tangent in (((tangents[0], kernel), tangents[0]), ((x, tangents[1]), tangents[1]))
-            if not isinstance(tangent, SymbolicZero)
-        ]
+        (x, kernel), (dx, dkernel), parts = primals, tangents, []
+        if not isinstance(dx, SymbolicZero):
+            parts.append(_xla(dx, kernel, stride, padding))
+        if not isinstance(dkernel, SymbolicZero):
+            parts.append(_by_parts(x, dkernel, stride, padding))
         return convolve(x, kernel), sum(parts[1:], parts[0])
 
     return convolve
 
 
-def gathered(x: Images, kernel: Kernel) -> Float[Array, "b h w out"]:
+@lru_cache
+def _of_xla(stride: int, padding: Padding) -> Callable[[Array, Array], Array]:
+    return _differentiable(partial(_xla, stride=stride, padding=padding), stride, padding)
+
+
+def _by_parts(x: Images, kernel: Kernel, stride: int, padding: Padding) -> Float[Array, "b _ _ out"]:
+    """`gathered`, some items at a time. Neighbourhoods, nine times the input, are not kept for the gradient but gathered anew."""
+    items = len(x)
+    at_once = max(1, min(items, GATHERED * stride**2 // (x.shape[1] * x.shape[2])))
+    while items % at_once:
+        at_once -= 1
+    part = jax.checkpoint(partial(gathered, stride=stride, padding=padding))
+    out = jax.lax.map(lambda some: part(some, kernel), x.reshape(items // at_once, at_once, *x.shape[1:]))
+    return out.reshape(items, *out.shape[2:])
+
+
+def gathered(
+    x: Images, kernel: Kernel, stride: int = 1, padding: Padding = SAME
+) -> Float[Array, "b _ _ out"]:
     """Every position's nine neighbours side by side, times the kernel as one matrix."""
-    items, height, width, channels = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    near = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-    out = jnp.concatenate(near, axis=-1).reshape(-1, 9 * channels) @ kernel.reshape(9 * channels, -1)
-    return out.reshape(items, height, width, -1)
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, columns = (side - 2 for side in padded.shape[1:3])
+    near = [padded[:, i : i + rows : stride, j : j + columns : stride] for i in range(3) for j in range(3)]
+    joined = jnp.concatenate(near, axis=-1)
+    out = joined.reshape(-1, joined.shape[-1]) @ kernel.reshape(joined.shape[-1], -1)
+    return out.reshape(*joined.shape[:3], -1)
 
 
 def winograd(x: Images, kernel: Kernel) -> Float[Array, "b h w out"]:

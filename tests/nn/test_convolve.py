@@ -58,6 +58,22 @@ def test_slopes_are_those_of_the_ordinary_convolution(name):
     np.testing.assert_allclose(slope, expected, atol=2e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"stride": 2, "padding": ((0, 1), (0, 1))}], ids=str)
+@pytest.mark.parametrize("at_once", [1, 100, 100_000])
+def test_the_slope_of_the_kernel_gathers_part_by_part(monkeypatch, options, at_once):
+    monkeypatch.setattr(module, "GATHERED", at_once)
+    x, kernel = drawn(6, 8, 6, 16), drawn(3, 3, 16, 17, seed=1)
+
+    def loss(x, kernel, name):
+        return jnp.sum(jnp.sin(convolve(x, kernel, implementation=name, **options)))
+
+    both = jax.grad(loss, (0, 1))
+    for found, expected in zip(both(x, kernel, "auto"), both(x, kernel, "xla")):
+        np.testing.assert_allclose(found, expected, atol=2e-4)
+    jaxpr = str(jax.make_jaxpr(jax.grad(loss, 1), static_argnums=2)(x, kernel, "auto"))
+    assert jaxpr.count("conv_general_dilated[") == 1 and "dot_general" in jaxpr
+
+
 def test_a_frozen_kernel_costs_no_slope():
     """The backward pass with respect to the input alone holds one convolution, not two."""
     x, kernel = drawn(1, 4, 4, 3), drawn(3, 3, 3, 2, seed=1)
