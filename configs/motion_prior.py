@@ -1,6 +1,6 @@
 """The motion prior of X-NeMo (arXiv 2507.23143, appendix D): motion latents as codes, and what follows a sequence of codes.
 
-    python -m launch.prepare --config configs/prepare.py:motion --input LATENTS --output LATENTS
+    python -m launch.prepare --config configs/prepare.py:latents --input CLIPS --checkpoint XNEMO --output LATENTS
     python -m launch.train --config configs/motion_prior.py:vqvae --config.data.path=LATENTS \
         --config.train.init_from.motion_statistics=LATENTS/statistics.safetensors --workdir runs/prior
     python -m launch.train --config configs/motion_prior.py:gpt --config.data.path=LATENTS --workdir runs/prior

@@ -5,6 +5,7 @@
     python -m launch.prepare --config configs/prepare.py:long --output runs/long_portraits
     python -m launch.prepare --config configs/prepare.py:talking --output runs/talking
     python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output runs/videos
+    python -m launch.prepare --config configs/prepare.py:latents --input DIR --checkpoint CHECKPOINT --output FOLDER
     python -m launch.prepare --config configs/prepare.py:motion --input FOLDER --output FOLDER
 
 `synthetic`: 1800 train and 32 test people, one clip of 16 frames at 128 pixels each.
@@ -12,9 +13,10 @@
 `long`: 400 of them for 133 frames each, for clips whose frames lie apart in time.
 `talking`: 600 of them for 64 frames each, who speak and hardly move their heads; for what sound drives.
 `video`: every video of a folder, cropped around its face at 256 pixels and cut into clips of at most ten seconds.
+`latents`: motion latents of all clips of a data set DIR, by the motion encoder of a checkpoint.
 `motion`: measures a folder of motion latents (`data/motion.py`); OUTPUT/statistics.safetensors standardises them.
-Settings are those of `data.prepare_synthetic.SyntheticConfig` and `data.prepare_video.VideoConfig`; change one by
-`--config.frames=48`. `processes` 0 takes every core.
+Settings are those of `SyntheticConfig`, `VideoConfig` and `LatentsConfig` (`data/prepare_synthetic.py`, `prepare_video.py`,
+`motion_latents.py`); change one by `--config.frames=48`. `processes` 0 takes every core.
 """
 
 from ml_collections import ConfigDict
@@ -38,9 +40,19 @@ VIDEO = {
     "size": 256, "margin": 0.5, "min_frames": 24, "max_frames": 250, "max_gap": 12, "test_fraction": 0.0, "crf": 12,
 }  # fmt: skip
 
+LATENTS = {"kind": "latents", "processes": 0, "batch": 32}
+
 MOTION = {"kind": "motion", "processes": 0}
 
-CONFIGS = {"synthetic": SYNTHETIC, "poses": POSES, "long": LONG, "talking": TALKING, "video": VIDEO, "motion": MOTION}
+CONFIGS = {
+    "synthetic": SYNTHETIC,
+    "poses": POSES,
+    "long": LONG,
+    "talking": TALKING,
+    "video": VIDEO,
+    "latents": LATENTS,
+    "motion": MOTION,
+}
 
 
 def get_config(name: str = "synthetic") -> ConfigDict:

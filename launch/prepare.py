@@ -1,15 +1,17 @@
-"""Prepares a data set of clips: procedural portraits, or a folder of talking-head videos; or measures motion latents.
+"""Prepares a data set of clips: procedural portraits, or a folder of talking-head videos; or of motion latents.
 
     python -m launch.prepare --config configs/prepare.py:synthetic --output DIR
     python -m launch.prepare --config configs/prepare.py:poses --output DIR
     python -m launch.prepare --config configs/prepare.py:long --output DIR
     python -m launch.prepare --config configs/prepare.py:talking --output DIR
     python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output DIR
+    python -m launch.prepare --config configs/prepare.py:latents --input DIR --checkpoint CHECKPOINT --output FOLDER
     python -m launch.prepare --config configs/prepare.py:motion --input FOLDER --output FOLDER
 
 :poses draws the people of :synthetic at four frames a second, so that the frames of a clip lie far apart; for training on
-single frames. :long draws fewer people for longer, :talking people who speak and hardly move their heads. :motion writes
-what standardises the latents of a folder (docs/motion_prior.md). Interrupted, the same command goes on where it was. What
+single frames. :long draws fewer people for longer, :talking people who speak and hardly move their heads. :latents
+encodes the faces of a prepared data set by a checkpoint's motion encoder, :motion writes what standardises a folder of such
+latents (docs/motion_prior.md). Interrupted, the same command goes on where it was. What
 was skipped and why stands in DIR/report.json, what the data set holds in DIR/statistics.json (docs/data.md).
 """
 
@@ -29,9 +31,12 @@ from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.settings import from_mapping
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="configs/prepare.py:synthetic, :poses, :long, :talking, :video or :motion"
+    "config", help_string="configs/prepare.py:synthetic, :poses, :long, :talking, :video, :latents or :motion"
 )
-_INPUT = flags.DEFINE_string("input", None, "folder of videos or of motion latents (only :video, :motion)")
+_INPUT = flags.DEFINE_string(
+    "input", None, "folder of videos, of prepared clips or of motion latents (:video, :latents, :motion)"
+)
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "file or workdir with a motion encoder (only :latents)")
 _FACE_LANDMARKER = flags.DEFINE_string("face_landmarker", None, "MediaPipe's face_landmarker.task (only :video)")
 _OUTPUT = flags.DEFINE_string("output", None, "folder for the data set")
 
@@ -40,7 +45,7 @@ def main() -> None:
     """Reads the flags, prepares, prints what came out."""
     if _CONFIG.value is None or not _OUTPUT.value:
         raise ConfigError(
-            "give --config configs/prepare.py:synthetic (or :poses, :long, :talking, :video, :motion) and --output DIR"
+            "give --config configs/prepare.py:synthetic (or :poses, :long, :talking, :video, :latents, :motion) and --output DIR"
         )
     if _FACE_LANDMARKER.value:
         os.environ["PORTRAIT_FACE_LANDMARKER"] = _FACE_LANDMARKER.value  # Worker processes inherit it.
@@ -75,14 +80,35 @@ def measure_motion(config: Mapping[str, Any], folder: str | None, output: str, p
         raise ConfigError("give --input FOLDER, the folder of motion latents")
     from data.motion import write_statistics
 
-    found = write_statistics(Path(folder), Path(output))
+    return measured(write_statistics(Path(folder), Path(output)), output)
+
+
+def encode_latents(config: Mapping[str, Any], folder: str | None, output: str, processes: int) -> str:
+    """Motion latents of prepared clips; imported here because it loads a system."""
+    if not folder or not _CHECKPOINT.value:
+        raise ConfigError(
+            "give --input DIR, a folder that launch.prepare made, and --checkpoint of a system like xnemo"
+        )
+    from data.motion_latents import LatentsConfig, write_latents
+
+    chosen = from_mapping(LatentsConfig, config)
+    return measured(write_latents(chosen, Path(folder), Path(_CHECKPOINT.value), Path(output)), output)
+
+
+def measured(found: Mapping[str, Any], output: str) -> str:
+    """What the training sequences of a folder hold."""
     return (
         f"{found['sequences']} sequences, {found['frames']} frames of {found['channels']} channels\n"
         f"ready: {Path(output) / 'statistics.safetensors'}"
     )
 
 
-KINDS = {"synthetic": prepare_synthetic, "video": prepare_video, "motion": measure_motion}
+KINDS = {
+    "synthetic": prepare_synthetic,
+    "video": prepare_video,
+    "latents": encode_latents,
+    "motion": measure_motion,
+}
 
 
 def summary(statistics: Mapping[str, Any], output: Path) -> str:
