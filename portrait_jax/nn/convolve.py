@@ -111,9 +111,7 @@ def _by_parts(x: Images, kernel: Kernel, stride: int, padding: Padding) -> Float
     return out.reshape(items, *out.shape[2:])
 
 
-def gathered(
-    x: Images, kernel: Kernel, stride: int = 1, padding: Padding = SAME
-) -> Float[Array, "b _ _ out"]:
+def gathered(x: Images, kernel: Kernel, stride: int = 1, padding: Padding = SAME) -> Float[Array, "b _ _ out"]:
     """Every position's nine neighbours side by side, times the kernel as one matrix."""
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns = (side - 2 for side in padded.shape[1:3])
