@@ -7,6 +7,7 @@ gradient takes XLA many times the convolution itself, so that it is computed fro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
@@ -26,8 +27,9 @@ LARGE = 1024
 """Positions (items × height × width) from which transforming the kernel pays off."""
 STRIP = 4096
 """Positions that are transformed at a time, so that what lies between the transforms stays in a processor's cache."""
-SEVERAL = 16
-"""Input and output channels from which the kernel's gradient gains by not being XLA's on a processor."""
+SEVERAL, MANY = 16, 16384
+"""Input and output channels, and positions, from which the kernel's gradient gains by not being XLA's on a processor. Below,
+little is gained, and a program with many such gradients takes long to compile."""
 GATHERED = 1024
 """Positions whose neighbourhoods the kernel's gradient gathers at a time, for the cache's sake again."""
 
@@ -48,8 +50,8 @@ def convolve(
     """
     name = _choose(x, kernel, stride, padding) if implementation == "auto" else implementation
     if name == "xla":
-        few = implementation == "xla" or not _on_processor(x) or min(kernel.shape[2:]) < SEVERAL
-        return _xla(x, kernel, stride, padding) if few else _of_xla(stride, padding)(x, kernel)
+        ours = implementation == "auto" and _on_processor(x) and _heavy(x, kernel, stride)
+        return (_of_xla(stride, padding) if ours else partial(_xla, stride=stride, padding=padding))(x, kernel)
     if name not in IMPLEMENTATIONS:
         known = ", ".join(("auto", "xla", *IMPLEMENTATIONS))
         raise ConfigError(f"convolution implementation '{name}' does not exist; known are: {known}")
@@ -71,6 +73,10 @@ def _on_processor(x: Images) -> bool:
     return jax.default_backend() == "cpu" and x.dtype == jnp.float32
 
 
+def _heavy(x: Images, kernel: Kernel, stride: int) -> bool:
+    return min(kernel.shape[2:]) >= SEVERAL and math.prod(x.shape[:3]) >= MANY * stride**2
+
+
 def _xla(x: Images, kernel: Kernel, stride: int = 1, padding: Padding = SAME) -> Array:
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -80,7 +86,7 @@ def _xla(x: Images, kernel: Kernel, stride: int = 1, padding: Padding = SAME) ->
 def _differentiable(
     fast: Callable[[Array, Array], Array], stride: int = 1, padding: Padding = SAME
 ) -> Callable[[Array, Array], Array]:
-    """`fast` with XLA's gradient for the input, and for the kernel that of `_by_parts`."""
+    """`fast` with XLA's gradients, where the kernel's is not so heavy that it should be that of `_by_parts`."""
     convolve = jax.custom_jvp(jax.jit(lambda x, kernel: fast(x, kernel)))
 
     @partial(convolve.defjvp, symbolic_zeros=True)
@@ -89,7 +95,8 @@ def _differentiable(
         if not isinstance(dx, SymbolicZero):
             parts.append(_xla(dx, kernel, stride, padding))
         if not isinstance(dkernel, SymbolicZero):
-            parts.append(_by_parts(x, dkernel, stride, padding))
+            linear = _by_parts if _heavy(x, kernel, stride) else _xla
+            parts.append(linear(x, dkernel, stride, padding))
         return convolve(x, kernel), sum(parts[1:], parts[0])
 
     return convolve

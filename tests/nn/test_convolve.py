@@ -62,6 +62,7 @@ def test_slopes_are_those_of_the_ordinary_convolution(name):
 @pytest.mark.parametrize("at_once", [1, 100, 100_000])
 def test_the_slope_of_the_kernel_gathers_part_by_part(monkeypatch, options, at_once):
     monkeypatch.setattr(module, "GATHERED", at_once)
+    monkeypatch.setattr(module, "MANY", 1)
     x, kernel = drawn(6, 8, 6, 16), drawn(3, 3, 16, 17, seed=1)
 
     def loss(x, kernel, name):
