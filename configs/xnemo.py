@@ -5,7 +5,7 @@ The published release and training at its size: `configs/xnemo_full.py`; ablatio
     python -m launch.prepare --config configs/prepare.py:poses --output runs/poses
     python -m launch.prepare --config configs/prepare.py:synthetic --output runs/portraits
     python -m launch.train --config configs/xnemo.py:demo_stage1 --config.data.path=runs/poses --workdir runs/xnemo
-    python -m launch.train --config configs/xnemo.py:demo_head --config.data.path=runs/poses --workdir runs/xnemo
+    python -m launch.train --config configs/xnemo.py:demo_motion --config.data.path=runs/poses --workdir runs/xnemo
     python -m launch.train --config configs/xnemo.py:demo_stage2 --config.data.path=runs/poses --workdir runs/xnemo
     python -m launch.train --config configs/xnemo.py:demo_stage3 --config.data.path=runs/portraits --workdir runs/xnemo
 
@@ -28,13 +28,14 @@ EMBEDDED = "{assets}/follow_your_emoji_demo.safetensors"
 
 
 def get_config(name: str = "released") -> ConfigDict:
-    """`released`, `stage1`, `stage2`, `stage3` at published size; `demo_stage1`, `demo_head`, `demo_stage2`,
-    `demo_stage3`, and `demo`, which animates; `ablation_NAME_stage1`, `_stage2`, `_stage3` and `ablation_NAME` at demo size.
+    """`released`, `stage1`, `stage2`, `stage3` at published size; `demo_stage1`, `demo_motion`, `demo_stage2`,
+    `demo_stage3`, and `demo`, which animates; `ablation_NAME_stage1`, `_motion`, `_stage2`, `_stage3` and `ablation_NAME`, of
+    demo size.
     """
     stages = {
         **xnemo_full.STAGES,
         "demo_stage1": demo_stage1,
-        "demo_head": demo_head,
+        "demo_motion": demo_motion,
         "demo_stage2": demo_stage2,
         "demo_stage3": demo_stage3,
         "demo": demo_stage3,
@@ -42,6 +43,7 @@ def get_config(name: str = "released") -> ConfigDict:
     for ablation in ABLATIONS:
         for suffix, stage in (
             ("_stage1", demo_stage1),
+            ("_motion", demo_motion),
             ("_stage2", demo_stage2),
             ("_stage3", demo_stage3),
             ("", demo_stage3),
@@ -79,7 +81,9 @@ def demo(config: ConfigDict) -> None:
                 "latent_dim": 128,
                 "tokens": 8,
                 "box_dim": 16,
-                "norm_groups": 8,
+                "norm_groups": 4,
+                "batch_norms": False,
+                "leak": 0.2,
             },
             "image_encoder": {**other.image_encoder, "projection": 64},
             "prediction": "v",
@@ -88,8 +92,8 @@ def demo(config: ConfigDict) -> None:
     config.model.schedule = other.schedule
     config.model.head.update(
         {
-            "pictures": {"channels": (64, 64, 64, 32, 16), "style": 64, "group": 4},
-            "resnet": {"layers": (1, 1, 1), "channels": (16, 32, 64)},
+            "pictures": {"channels": (64, 64, 32, 16), "style": 64, "group": 4},
+            "resnet": {"layers": (1, 1, 1), "channels": (16, 32, 64), "norm_groups": 8},
             "appearance": 64,
         }
     )
@@ -135,25 +139,24 @@ def demo_stage1(config: ConfigDict) -> None:
     )
 
 
-def demo_head(config: ConfigDict) -> None:
-    """The motion encoder with the GAN head alone: a warm-up that the paper, which has a pretrained encoder, does without.
+def demo_motion(config: ConfigDict) -> None:
+    """The motion encoder on landmarks alone: a warm-up that the paper does without.
 
     A step costs a fraction of one with both UNets, which learn sooner from tokens that mean something.
     """
     demo_stage1(config)
-    config.loss.update({"diffusion": 0.0, "motion": True, "head": True})
+    config.loss.update({"diffusion": 0.0, "motion": True, "landmarks": 1.0})
     config.train.init_from = ConfigDict({"*": "{workdir}/demo_stage1"})
     config.train.rename = ConfigDict()
     config.train.update(
         {
-            "trainable": (MOTION_ENCODER, *TRAINABLE),
+            "trainable": (MOTION_ENCODER, "landmark_reader/.*"),
             "allow_missing": (),
-            "adversary": {"trainable": ADVERSARY, "lr": 2e-4, "b1": 0.0},
-            "steps": 3000,
-            "batch_size": 12,
-            "lr": 1e-3,
+            "steps": 800,
+            "batch_size": 8,
+            "lr": 2e-3,
             "schedule": "cosine",
-            "ema_decay": 0.998,
+            "ema_decay": 0.99,
         }
     )
 
@@ -162,7 +165,7 @@ def demo_stage2(config: ConfigDict) -> None:
     """Motion, end to end, with the GAN head."""
     demo_stage1(config)
     config.loss.update({"motion": True, "head": True})
-    config.train.init_from = ConfigDict({"*": "{workdir}/demo_head"})
+    config.train.init_from = ConfigDict({"*": "{workdir}/demo_motion"})
     config.train.rename = ConfigDict()
     config.train.update(
         {
@@ -175,7 +178,7 @@ def demo_stage2(config: ConfigDict) -> None:
             ),
             "allow_missing": (),
             "adversary": {"trainable": ADVERSARY, "lr": 2e-4, "b1": 0.0},
-            "steps": 2600,
+            "steps": 1400,
             "schedule": "cosine",
             "warmup_steps": 100,
             "ema_decay": 0.998,
@@ -208,7 +211,7 @@ def ablated(config: ConfigDict, name: str, stage) -> None:
     """One row of the paper's table 2: the demo with what `ABLATIONS` changes."""
     stage(config)
     if stage is not demo_stage1:
-        before = "stage1" if stage is demo_stage2 else "stage2"
+        before = {demo_motion: "stage1", demo_stage2: "motion"}.get(stage, "stage2")
         config.train.init_from = ConfigDict({"*": f"{{workdir}}/ablation_{name}_{before}"})
     config.update_from_flattened_dict(ABLATIONS[name])
     if stage is not demo_stage2:

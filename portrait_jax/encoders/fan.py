@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from portrait_jax.encoders.resnet import make_norm
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.nn.attention import Attention
 from portrait_jax.nn.conv import PointwiseConv, conv3x3, unfold
 from portrait_jax.nn.embeddings import halves_table, patch_table
 from portrait_jax.nn.feedforward import FeedForward
-from portrait_jax.nn.norms import BatchNorm, GroupNorm, LayerNorm
+from portrait_jax.nn.norms import GroupNorm, LayerNorm
 from portrait_jax.typing import Array, Float
 
 Features = Float[Array, "_ _ _ _"]
@@ -48,6 +49,11 @@ class FANConfig:
     """Tokens that the fused latent is cut into."""
     box_dim: int = 64
     norm_groups: int = 32
+    batch_norms: bool = True
+    """Convolutions are normalised with stored statistics, which published weights bring; False: with group norms, for an encoder
+    that is trained from nothing and whose statistics nobody has measured."""
+    leak: float = 0.0
+    """Slope below zero of the last ReLU, through whose one channel all goes: trained from nothing it is soon dead without."""
 
     def __post_init__(self) -> None:
         if self.image_size % 8:
@@ -65,18 +71,20 @@ class ConvBlock(nn.Module):
     """Three 3×3 convolutions after norm and ReLU, their outputs joined (half, quarter, quarter), plus the input."""
 
     channels: int
+    norm_groups: int | None = None
+    """As in `make_norm`."""
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Features) -> Features:
         outputs, hidden = [], x
         for i, share in enumerate((2, 4, 4), 1):
-            hidden = jax.nn.relu(BatchNorm(name=f"bn{i}")(hidden))
+            hidden = jax.nn.relu(make_norm(self.norm_groups, f"bn{i}")(hidden))
             width = self.channels // share
             hidden = conv3x3(width, bias=False, dtype=self.dtype, name=f"conv{i}")(hidden)
             outputs.append(hidden)
         if x.shape[-1] != self.channels:
-            x = jax.nn.relu(BatchNorm(name="downsample_0")(x))
+            x = jax.nn.relu(make_norm(self.norm_groups, "downsample_0")(x))
             x = nn.Conv(self.channels, (1, 1), use_bias=False, dtype=self.dtype, name="downsample_2")(x)
         return jnp.concatenate(outputs, axis=-1) + x
 
@@ -85,6 +93,8 @@ class Hourglass(nn.Module):
     """Halves `depth` times and comes back, with a branch at every resolution."""
 
     depth: int
+    norm_groups: int | None = None
+    """As in `make_norm`."""
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -93,7 +103,7 @@ class Hourglass(nn.Module):
 
     def _level(self, level: int, x: Features) -> Features:
         def block(name: str, x: Features) -> Features:
-            return ConvBlock(x.shape[-1], self.dtype, name=name)(x)
+            return ConvBlock(x.shape[-1], self.norm_groups, self.dtype, name=name)(x)
 
         branch = block(f"b1_{level}", x)
         low = block(f"b2_{level}", nn.max_pool(x, (2, 2), (2, 2)))
@@ -156,25 +166,26 @@ class FAN(nn.Module):
     @nn.compact
     def __call__(self, face_pm1: Float[Array, "b h w 3"]) -> Float[Array, "b e"]:
         config = self.config
+        groups = None if config.batch_norms else config.norm_groups
 
         def attend(number: int, x: Features) -> Features:
             return PatchAttention(config, PATCHES[number - 1], self.dtype, name=f"att_{number}")(x)
 
         def block(name: str, width: int, x: Features) -> Features:
-            return ConvBlock(width, self.dtype, name=name)(x)
+            return ConvBlock(width, groups, self.dtype, name=name)(x)
 
         first, second, third = config.channels
         x = nn.Conv(first, (7, 7), (2, 2), padding=((3, 3), (3, 3)), dtype=self.dtype, name="conv1")(face_pm1)
-        x = jax.nn.relu(BatchNorm(name="bn1")(x))
+        x = jax.nn.relu(make_norm(groups, "bn1")(x))
         x = attend(1, block("conv2", second, x))
         x = nn.max_pool(x, (2, 2), (2, 2))
         x = attend(2, block("conv4", third, block("conv3", second, x)))
-        x = block("top_m_0", third, Hourglass(config.depth, self.dtype, name="m0")(x))
-        x = BatchNorm(name="bn_end0")(PointwiseConv(third, self.dtype, name="conv_last0")(x))
+        x = block("top_m_0", third, Hourglass(config.depth, groups, self.dtype, name="m0")(x))
+        x = make_norm(groups, "bn_end0")(PointwiseConv(third, self.dtype, name="conv_last0")(x))
         x = PointwiseConv(config.heatmaps, self.dtype, name="l0")(jax.nn.relu(attend(3, x)))
-        x = jax.nn.relu(BatchNorm(name="bn5")(x))
+        x = jax.nn.relu(make_norm(groups, "bn5")(x))
         x = conv3x3(1, stride=2, dtype=self.dtype, name="conv6")(x)
-        x = jax.nn.relu(x.reshape(x.shape[0], -1))
+        x = jax.nn.leaky_relu(x.reshape(x.shape[0], -1), config.leak)
         return nn.Dense(config.latent_dim, dtype=self.dtype, name="fc")(x)
 
 
@@ -182,7 +193,7 @@ class FANMotionEncoder(nn.Module):
     """Face crops and face boxes to motion tokens, through a latent that knows nothing of the box.
 
     `encode` gives the latent, `fuse` the tokens; what interpolates or generates motion works on the latent.
-    Batch norms use their stored statistics.
+    Norms of convolutions use their stored statistics, or groups (`FANConfig.batch_norms`).
     """
 
     config: FANConfig = FANConfig()

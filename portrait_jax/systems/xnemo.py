@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax import linen as nn
 
 from portrait_jax.adapters.latent_motion import LatentMotionConfig, latent_motion_slot
 from portrait_jax.adapters.motion_map import MotionMap, MotionMapConfig
@@ -29,12 +30,13 @@ from portrait_jax.diffusion.schedule import Schedule, make_schedule
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
 from portrait_jax.encoders.fan import IN_PLACE, FANConfig, FANMotionEncoder
 from portrait_jax.errors import ConfigError, nearest
+from portrait_jax.face.topology import NUM_LANDMARKS
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.diffusing import LatentDiffusion
 from portrait_jax.systems.strips import few, sample_strip
 from portrait_jax.systems.system import SamplingConfig
-from portrait_jax.systems.xnemo_loss import LossConfig, diffusion_loss, redrawing, training_motion
+from portrait_jax.systems.xnemo_loss import LossConfig, diffusion_loss, landmark_loss, redrawing, training_motion
 from portrait_jax.training.augment import STILL, AugmentConfig
 from portrait_jax.training.faces import batch_triplets, driving_crops, reference_crops
 from portrait_jax.training.task import Stage
@@ -167,6 +169,11 @@ class XNemo(LatentDiffusion):
         return CLIPVision(self.image_encoder_config, dtype=self.dtype)
 
     @property
+    def landmark_reader(self) -> nn.Dense:
+        """Motion latents to landmarks, for `xnemo_loss.landmark_loss`."""
+        return nn.Dense(2 * NUM_LANDMARKS, use_bias=False)
+
+    @property
     def face_size(self) -> int:
         """Side in pixels of the face crops that drive it."""
         return self.motion_encoder_config.image_size
@@ -188,6 +195,9 @@ class XNemo(LatentDiffusion):
         tokens, more = jnp.zeros((1, 1, sizes.tokens, sizes.token_dim)), {}
         if self.control == "map":
             more["motion_map"] = self.motion_map.init(jax.random.fold_in(rng, 4), tokens)["params"]
+        if self.loss_config.landmarks:
+            width = jnp.zeros((1, self.motion_width))
+            more["landmark_reader"] = self.landmark_reader.init(jax.random.fold_in(rng, 6), width)["params"]
         if self.loss_config.head and self.head is not None:
             more |= self.head.init(jax.random.fold_in(rng, 5))
         motion = Conditioning(motion=tokens)
@@ -300,6 +310,9 @@ class XNemo(LatentDiffusion):
         if chosen.diffusion:
             error = diffusion_loss(self, params, batch, motion, keys, key)
             loss, metrics = chosen.diffusion * error, {"diffusion": error}
+        if chosen.landmarks and motion is not None:
+            metrics["landmarks"] = landmark_loss(self, params, batch, motion, key)
+            loss += chosen.landmarks * metrics["landmarks"]
         if chosen.head and self.head is not None and motion is not None:
             gan, terms = self.head.loss(params, *redrawing(self, batch, motion, key))
             loss, metrics = loss + gan, metrics | terms

@@ -15,11 +15,14 @@ from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.conditioning import dropped
 from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.schedule import signal_noise
+from portrait_jax.face.topology import EXPRESSION_POINTS, index
 from portrait_jax.systems.diffusing import noised
-from portrait_jax.training.faces import batch_triplets, driving_crops, reference_crops
+from portrait_jax.training.faces import batch_triplets, driving_crops, inner_landmarks, reference_crops
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
 Batch = Mapping[str, Array]
+UNIT = 0.05
+"""Of the landmarks that are read off motion, in sides of the face's box: about what they move, so that latents get unit size."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class LossConfig:
     """Sections 3.2 and 3.3; what the paper leaves open is named so."""
 
     diffusion: float = 1.0
-    """Weight of the diffusion loss; 0 leaves both UNets out, so that the head alone teaches the motion encoder: a warm-up that the
-    paper does not have."""
+    """Weight of the diffusion loss; 0 leaves both UNets out, so that the other terms alone teach the motion encoder: a warm-up
+    that the paper does not have."""
     motion: bool = True
     """Whether the denoiser is told what the face does; not in the first stage."""
     temporal: bool = False
@@ -38,6 +41,8 @@ class LossConfig:
     end_to_end: bool = True
     """Whether the diffusion loss reaches what reads motion off a face; otherwise the head alone does, and the diffusion loss
     teaches only the layers that make tokens of it."""
+    landmarks: float = 0.0
+    """Weight of `landmark_loss`, a warm-up that the paper does not have."""
     mask: float = 0.3
     """Share of reference tokens withheld, anew in each block."""
     drop: float = 0.1
@@ -80,6 +85,23 @@ def diffusion_loss(
     output = rearrange(output, "b f h w c -> (b f) h w c").astype(jnp.float32)
     target = training_target(system.prediction, clean, noise, *signal_noise(system.schedule, timestep, clean.ndim))
     return ((output - target) ** 2).mean()
+
+
+def landmark_loss(
+    system: Any, params: Params, batch: Batch, motion: Float[Array, "b f e"], rng: PRNGKeyArray
+) -> Float[Array, ""]:
+    """Mean absolute error, in `UNIT`s, of how landmarks moved in the face's box from the portrait to each frame, read linearly
+    off how the motion latent did; landmarks of the expression count once more.
+
+    An encoder that starts from nothing finds the small things, a mouth or a gaze, slowly through pictures. Differences alone
+    are compared: the shape of the face, which the latent shall not tell, is no part of them.
+    """
+    own = system.encode_motion(params, 255 * reference_crops(batch, rng, system.face_size))
+    variables = {"params": params["landmark_reader"]}
+    read = system.landmark_reader.apply(variables, motion - own[:, None])
+    moved = inner_landmarks(batch["landmarks"]) - inner_landmarks(batch["reference_landmarks"])[:, None]
+    error = jnp.abs(rearrange(read, "b f (n d) -> b f n d", d=2) - moved / UNIT)
+    return error.mean() + error[..., index(EXPRESSION_POINTS), :].mean()
 
 
 def training_tokens(

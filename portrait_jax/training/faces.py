@@ -41,6 +41,13 @@ def triplets(boxes_px: Boxes, references_px: Float[Array, "b 4"]) -> Float[Array
     return jnp.concatenate([moved[..., ::-1], longer(boxes_px) / size], axis=-1)
 
 
+def inner_landmarks(landmarks_px: Float[Array, "*n 478 3"]) -> Float[Array, "*n 478 2"]:
+    """Landmarks as they lie in the face's own box: from its middle, in its sides. Where the face is and how large is gone."""
+    boxes = face_boxes(landmarks_px)
+    low, high = boxes[..., None, :2], boxes[..., None, 2:]
+    return (landmarks_px[..., :2] - (low + high) / 2) / (high - low)
+
+
 def driving_crops(batch: Batch, rng: PRNGKeyArray, size: int, how: AugmentConfig = STILL) -> Float[Array, "b f s s 3"]:
     """Face-centred crops of the frames, 0..1, changed at random by `how`."""
     return augment(rng, batch["frames"].astype(jnp.float32) / 255, face_boxes(batch["landmarks"]), size, how)

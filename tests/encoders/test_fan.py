@@ -1,5 +1,7 @@
 """The motion encoder at a small size: shapes, what fusion adds, the latent that gradients reach, errors."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from portrait_jax.encoders.fan import FANConfig, FANMotionEncoder
 from portrait_jax.errors import ConfigError, ShapeError
+from tests.tiny import leaves
 from tests.weights import random_params
 
 SMALL = FANConfig(
@@ -45,3 +48,20 @@ def test_other_sizes_are_refused(params):
         FANConfig(image_size=100)
     with pytest.raises(ConfigError, match="5 tokens do not divide"):
         FANConfig(tokens=5)
+
+
+def test_an_encoder_trained_from_nothing_has_no_statistics_and_never_dies():
+    """Through one channel everything goes: below zero, a ReLU would leave neither a latent nor a slope."""
+    fresh = FANMotionEncoder(replace(SMALL, norm_groups=2, batch_norms=False, leak=0.2))
+    params = random_params(fresh, jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 3)))
+    assert not any("running" in path for path in leaves(params))
+    params["params"]["model"]["conv6"]["bias"] -= 100.0
+    faces = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3), minval=-1)
+
+    @jax.jit
+    def spread(params, faces):
+        latents = fresh.apply(params, faces, method="encode")
+        return ((latents[0] - latents[1]) ** 2).sum()
+
+    assert spread(params, faces) > 0
+    assert np.abs(jax.grad(spread)(params, faces)["params"]["model"]["conv1"]["kernel"]).max() > 0

@@ -18,6 +18,8 @@ from portrait_jax.adversarial.head import TRAINABLE
 from portrait_jax.errors import ConfigError
 from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.systems.xnemo import XNemo
+from portrait_jax.systems.xnemo_loss import landmark_loss
+from portrait_jax.training.faces import reference_crops
 from portrait_jax.training.optimizers import make_optimizer
 from portrait_jax.training.state import create_state, flatten, partition
 from portrait_jax.training.step import make_train_step
@@ -26,7 +28,7 @@ from tests.tiny import leaves, make_params
 SIZE = 32
 STAGES = (
     "demo_stage1",
-    "demo_head",
+    "demo_motion",
     "demo_stage2",
     "demo_stage3",
     *(f"ablation_{name}_stage2" for name in ABLATIONS if name != "full"),
@@ -46,7 +48,7 @@ def tiny_config(name: str):
     config.model.motion.update({"norm_groups": 4})
     config.model.motion_encoder.update(
         {"image_size": 16, "channels": (8, 8, 8), "depth": 1, "attention_dim": 32, "heatmaps": 4, "latent_dim": 8,
-         "tokens": 2, "box_dim": 4, "norm_groups": 4}
+         "tokens": 2, "box_dim": 4, "norm_groups": 2}
     )  # fmt: skip
     config.model.image_encoder.update(
         {"hidden": 8, "layers": 1, "heads": 2, "mlp": 8, "patch": 16, "image_size": 32, "projection": 8}
@@ -136,6 +138,21 @@ def test_the_second_stage_trains_the_encoder_its_attention_and_both_sides_of_the
     )
     assert any("motion_modules" in path for path in moved)
     assert {"diffusion", "gan_recon", "gan_adversarial", "gan_feature_matching", "adversary_loss"} <= metrics.keys()
+
+
+def test_landmarks_that_do_not_move_are_read_off_motion_that_does_not():
+    made, weights = system("demo_motion"), params("demo_motion")
+    still = batch(1, 1)
+    still |= {"frames": still["reference"][:, None], "landmarks": still["reference_landmarks"][:, None]}
+    own = made.encode_motion(weights, 255 * reference_crops(still, jax.random.key(0), made.face_size))
+
+    def loss(moving, motion):
+        return float(landmark_loss(made, weights, moving, motion, jax.random.key(0)))
+
+    assert loss(still, own[:, None]) < 1e-6
+    assert loss(still, own[:, None] + 1) > 1e-3
+    turned = still | {"landmarks": still["landmarks"] + jnp.linspace(0, 4, 478)[:, None]}
+    assert loss(turned, own[:, None]) > 1e-3
 
 
 def slope(name: str, **loss):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.face.boxes import box_triplet, detector_box
-from portrait_jax.training.faces import driving_crops, face_boxes, reference_crops, triplets
+from portrait_jax.training.faces import driving_crops, face_boxes, inner_landmarks, reference_crops, triplets
 
 
 def test_boxes_are_those_of_the_animation():
@@ -22,6 +22,13 @@ def test_triplets_are_those_of_the_animation():
     references = boxes[:, 0] + 1
     expected = [[box_triplet(box, reference) for box in clip] for clip, reference in zip(boxes, references)]
     np.testing.assert_allclose(triplets(jnp.asarray(boxes), jnp.asarray(references)), expected, atol=1e-6)
+
+
+def test_inner_landmarks_know_neither_place_nor_size():
+    points = jnp.asarray(np.random.default_rng(0).uniform(8, 22, (2, 478, 3)), jnp.float32)
+    inner = inner_landmarks(points)
+    assert np.abs(inner).max() < 1 and inner.std() > 0.1
+    np.testing.assert_allclose(inner_landmarks(3 * points + jnp.array([5.0, -7.0, 1.0])), inner, atol=1e-5)
 
 
 def test_crops_follow_each_face_and_change_no_colour():
