@@ -53,8 +53,8 @@ def get_config(name: str = "released") -> ConfigDict:
                 "window": 49,
                 "overlap": 2,
                 "windows_per_chunk": 1,
-                # Square portraits, which the release asks for beside 3:2, are seen as they are.
-                "framing": "whole",
+                # Pictures of 3:2 fill the frame, square ones lie in its middle on black bars; the release asks for one of both.
+                "framing": "cover",
             },
             # Square frames, which get black bars on both sides as the release's do.
             "data": {

@@ -24,7 +24,7 @@ from portrait_jax.long_video.plan import Plan
 from portrait_jax.long_video.prefix import Prefixed, plan_prefixed
 from portrait_jax.long_video.progressive import plan_gaps
 from portrait_jax.long_video.tiles import Tiles, gaussian_tiles, random_offsets, shifted_tiles, wrapped_tiles
-from portrait_jax.systems.system import System, guidance_of
+from portrait_jax.systems.system import System, frame_size, guidance_of
 from portrait_jax.typing import Image, Int, Params, PRNGKeyArray, PyTree, Video
 
 PLANS: dict[str, Callable[[int, int, int, int], Plan | Tiles | Clips]] = {
@@ -132,7 +132,7 @@ class Animator:
         every solver step.
 
         Args:
-            portrait: u8 "h w 3" at `system.image_size`.
+            portrait: u8 "h w 3" at `system.image_size`, or as large as the pictures that it makes.
             signals: gives the driving arrays of a stretch of frames; only what a chunk needs is asked for. Control images have
                 the portrait's size.
             count: frames in the video.
@@ -147,7 +147,8 @@ class Animator:
             raise ConfigError("there is nothing to animate: the driving sequence has no frame; give one with a face")
         if int(self.settings["windows_per_chunk"]) < 1:
             raise ConfigError(f"windows_per_chunk must be at least 1, not {self.settings['windows_per_chunk']}")
-        self._check_size(portrait, "portrait")
+        if portrait.shape[:2] != frame_size(self.system):
+            self._check_size(portrait, "portrait")
         plan = self.plan(count)
         start, key = start or Position(0, self.blank(plan)), jax.random.key(seed)
         if isinstance(plan, Clips):
