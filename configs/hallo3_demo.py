@@ -1,4 +1,4 @@
-"""Hallo3 at demo size: 64 pixels, clips of 13 frames, latents 4×16×16×8, on procedural people who talk before moving backgrounds.
+"""Hallo3 at demo size: 64 pixels, clips of 17 frames, latents 5×16×16×8, on procedural people who talk before moving backgrounds.
 
 How to train it: docs/hallo3.md. There is no base model to start from, so this differs from the paper, for the sake of an hour on
 two cores: both transformers train whole, the first stage makes base and identity at once, in the second the denoiser trains on
@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from configs.hallo3_ablations import ABLATIONS
 
-PIXELS, FRAMES, MOTION = 64, 13, 2
+PIXELS, FRAMES, MOTION = 64, 17, 2
 AUTOENCODER, STAGE1, STAGE2 = "demo_autoencoder", "demo_stage1", "demo_stage2"
 NAMES = (
     AUTOENCODER, STAGE1, STAGE2, "demo",
@@ -39,7 +39,7 @@ def model() -> ConfigDict:
             },
             "denoiser": {
                 "layers": 6, "heads": 8, "head_dim": 32, "in_channels": 16, "out_channels": 8, "text_dim": 32,
-                "text_tokens": 4, "time_dim": 128, "grid": (4, 8, 8),
+                "text_tokens": 4, "time_dim": 128, "grid": (5, 8, 8),
             },
             "audio": {"hidden": 96, "tokens": 4, "width": 64},
             "audio_window": 5,

@@ -107,7 +107,7 @@ def sample_in_clips(
         yield middle_of(to_u8(video[0, :count]), portrait.shape[:2]), number + size, carry
 
 
-def middle_of(video: Video, size: tuple[int, int]) -> Video:
+def middle_of(video: Video, size: tuple[int, int]) -> UInt8[np.ndarray, "f rows columns 3"]:
     """The middle `size` (height, width) of frames: what a picture on bars shows."""
     top, left = ((whole - part) // 2 for whole, part in zip(video.shape[1:3], size))
     return video[:, top : top + size[0], left : left + size[1]]

@@ -112,6 +112,12 @@ class Hallo3Networks:
             if one != other:
                 raise ConfigError(f"{what} must be equal, not {one} and {other}")
         denoiser.tokens(*self.latent_grid)
+        piece = 2 * autoencoder.time_stride
+        if self.frames % piece != 1:
+            raise ConfigError(
+                f"clips must have one frame more than a multiple of {piece}, for they are decoded two latent frames at a time; not "
+                f"{self.frames}"
+            )
         if not 0 < self.motion.frames < self.frames:
             raise ConfigError(
                 f"a clip of {self.frames} frames cannot go on from {self.motion.frames}; give more frames"

@@ -31,7 +31,7 @@ def get_config(stage="demo"):
     config.model.denoiser.grid = (3, 4, 4)
     config.data.update(size={SIZE}, clip_frames=12)
     config.mesh.data = 1
-    config.train.update(batch_size=1, steps=2, log_every=1, sample_every=0)
+    config.train.update(batch_size=1, steps=2, log_every=1, sample_every=2)
     return config
 """
 TRAIN = """
@@ -85,6 +85,7 @@ def test_every_stage_trains_on_clips_with_sound_and_goes_on_from_the_one_before(
     first, second = (flatten(load_params(done.folder / "runs" / stage)[0]) for stage in STAGES[1:])
     whole = flatten(load_params(done.folder / "runs" / STAGES[0])[0])
     assert all(np.array_equal(first[name], leaf) and np.array_equal(second[name], leaf) for name, leaf in whole.items())
+    assert (done.folder / "runs" / STAGES[0] / "samples" / "reconstruction_0000002.png").exists()
     changed = {name.split("/")[0] for name in first if not np.array_equal(first[name], second[name])}
     assert changed == {"denoiser"} and {"audio_encoder", "audio_projection"} <= {name.split("/")[0] for name in second}
 

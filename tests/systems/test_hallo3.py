@@ -111,7 +111,8 @@ def test_sizes_that_do_not_fit_are_named():
     for wrong, message in (
         ({"height": 18}, "height"),
         ({"motion": {"frames": 9}}, "cannot go on"),
-        ({"frames": 13}, r"sampling\.window is 9, but clips have 13 frames"),
+        ({"frames": 13}, "one frame more than a multiple of 8"),
+        ({"frames": 17}, r"sampling\.window is 9, but clips have 17 frames"),
         ({"audio_by": "ross"}, "cross"),
     ):
         with pytest.raises(ConfigError, match=message):
