@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -127,7 +128,7 @@ def test_frames_hear_what_the_release_interpolates(animator):
     """Its features come from aligning the corners of 50 vectors a second with 25 frames a second."""
     system, frames = animator.system, 20
     count = system.audio_encoder_config.length(frames * 640)
-    features = np.random.default_rng(1).normal(size=(1, count, 3)).astype(np.float32)
+    features = jnp.asarray(np.random.default_rng(1).normal(size=(1, count, 3)), jnp.float32)
     places = system.clock().places(np.arange(frames))
     np.testing.assert_allclose(places, 2 * np.arange(frames), atol=1e-5)
     np.testing.assert_allclose(interpolate(features, frames)[0], features[0, ::2], atol=1e-5)
