@@ -82,7 +82,7 @@ def autoencoder(config: ConfigDict) -> None:
     config.loss = ConfigDict({"edges": 1.0, "kl": 1e-3})
     config.model.image_size = PIXELS
     config.data.update({"audio": False, "audio_margin": 0})
-    optimiser(config, trainable=("autoencoder/.*",), steps=1000, batch_size=2, frames=9, lr=2e-3, weight_decay=0.0)
+    optimiser(config, trainable=("autoencoder/.*",), steps=600, batch_size=2, frames=9, lr=2e-3, weight_decay=0.0)
     config.train.sample_every = 250
 
 
@@ -93,7 +93,7 @@ def stage1(config: ConfigDict) -> None:
         config,
         trainable=trained(config),
         init_from=ConfigDict({"autoencoder": "{workdir}/" + AUTOENCODER}),
-        steps=1200,
+        steps=800,
         batch_size=4,
         frames=FRAMES,
         lr=5e-4,
@@ -109,7 +109,7 @@ def stage2(config: ConfigDict, first: str) -> None:
         init_from=ConfigDict({"*": "{workdir}/" + first}),
         # New in this stage.
         allow_missing=("denoiser/transformer_blocks/audio_(attn|norm)/.*",),
-        steps=1200,
+        steps=1000,
         batch_size=4,
         frames=FRAMES,
         lr=5e-4,
