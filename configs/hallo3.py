@@ -1,4 +1,4 @@
-"""Hallo3 at published size: 49 frames of 480×720 pixels, latents 13×60×90×16, with the numbers of the release.
+"""Hallo3 at published size: 49 frames of 480×720 pixels, latents 13×60×90×16; demo size: `hallo3_demo`.
 
     python -m launch.convert import --layout hallo3 --input RELEASE --output runs/hallo3
 
@@ -8,6 +8,7 @@ each clip going on from two frames. In bfloat16 the parameters are 29 GB for bot
 
 from ml_collections import ConfigDict
 
+from configs import hallo3_demo
 from portrait_jax.errors import ConfigError, nearest
 
 # What trains, by the code that made the release (`disable_untrainable_params`) …
@@ -20,11 +21,13 @@ PAPER = {
     "stage1": (r"(denoiser|reference)/transformer_blocks/attn1/to_.*", r"denoiser/transformer_blocks/face_attn/to_.*"),
     "stage2": (r"denoiser/transformer_blocks/audio_attn/to_.*",),
 }
-NAMES = ("released", "stage1", "stage2", "paper_stage1", "paper_stage2")
+FULL_SIZE = ("released", "stage1", "stage2", "paper_stage1", "paper_stage2")
+NAMES = (*FULL_SIZE, *hallo3_demo.NAMES)
 
 
 def get_config(name: str = "released") -> ConfigDict:
-    """`released` is what the published weights need; `stage1`, `stage2` train as it was trained, `paper_…` as the paper says."""
+    """`released` is what the published weights need; `stage1`, `stage2` train as it was trained, `paper_…` as the paper says;
+    `demo_autoencoder`, `demo_stage1`, `demo_stage2` and `demo` are at demo size, and so is `ablation_…` (`hallo3_ablations`)."""
     if name not in NAMES:
         raise ConfigError(f"configs/hallo3.py has no '{name}'{nearest(name, NAMES)}")
     config = ConfigDict(
@@ -49,11 +52,29 @@ def get_config(name: str = "released") -> ConfigDict:
                 "strategy": "continued",
                 "window": 49,
                 "overlap": 2,
+                "windows_per_chunk": 1,
+                # Pictures of 3:2 fill the frame, square ones lie in its middle on black bars; the release asks for one of both.
+                "framing": "cover",
+            },
+            # Square frames, which get black bars on both sides as the release's do.
+            "data": {
+                "kind": "speakers",
+                "path": "",
+                "size": 480,
+                "audio": True,
+                # A second of sound on either side, which the speech encoder hears as context.
+                "audio_margin": 25,
+                "face_size": 112,
+                "tokenizer": "",
+                "text_length": 226,
+                "caption": "a person talking",
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},
         }
     )
-    if name != "released":
+    if name in hallo3_demo.NAMES:
+        hallo3_demo.demo(config, name)
+    elif name != "released":
         train(config, name)
     return config
 
@@ -63,12 +84,13 @@ def train(config: ConfigDict, name: str) -> None:
     stage = name.removeprefix("paper_")
     by_paper = name.startswith("paper_")
     # Imports of CogVideoX-5B-I2V's files; both transformers begin as its (docs/hallo3.md).
-    sources = {name: f"pretrained/{name}" for name in ("denoiser", "reference", "autoencoder")}
-    config.model.precomputed = True
+    networks = ("denoiser", "reference", "autoencoder", "text_encoder", "face_recogniser")
+    sources = {name: f"pretrained/{name}" for name in networks}
     if stage == "stage1":
         config.model.audio_by = "none"
+        config.data.update({"audio": False, "audio_margin": 0})
     else:
-        sources = {"*": "{workdir}/" + name.replace("stage2", "stage1")}
+        sources = {"*": "{workdir}/" + name.replace("stage2", "stage1"), "audio_encoder": "pretrained/audio_encoder"}
     config.train = {
         "trainable": (PAPER if by_paper else TRAINABLE)[stage],
         "steps": 20_000 if by_paper else 30_000,
@@ -97,6 +119,7 @@ def model() -> ConfigDict:
             "height": 480,
             "width": 720,
             "frames": 49,
+            "fps": 25.0,
             "autoencoder": {"scaling_factor": 0.7},
             "text_encoder": {"width": 4096},
             "audio_encoder": {"hidden": 768, "layers": 12},
@@ -105,12 +128,13 @@ def model() -> ConfigDict:
             "audio": {"tokens": 32, "width": 768},
             "audio_window": 5,
             "face": {"tokens": 4, "width": 1024},
-            "identity_dim": 512,
+            # glintr100, whose vector is taken as it is.
+            "face_recogniser": {"layers": (3, 13, 30, 3)},
             # How frames are told (tables 4 and 5): "cross", "self", "adaln", "adaln_zero" or "none"; and the reference transformer.
             "face_by": "cross",
             "audio_by": "cross",
             "memory": True,
-            # Whether prompts and sound come encoded, as the release's training data do: no encoders then.
+            # Whether prompts, sound and faces come encoded, from data of one's own: no encoders then.
             "precomputed": False,
             # Of the paper: every motion frame a latent frame of its own (§3.3), 0.25 of their pixels masked (§4.1).
             "motion": {"frames": 2, "together": True, "masked": 0.1},

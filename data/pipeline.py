@@ -21,7 +21,8 @@ from data import augment, motion
 from data.views import RecordSource, Source, SyntheticSource, View
 from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
 from portrait_jax.face.drawing import STYLES, draw_landmarks
-from portrait_jax.face.masks import expression_mask, oval_cells
+from portrait_jax.face.five_points import aligned_face
+from portrait_jax.face.masks import expression_mask, face_rectangle, oval_cells
 from portrait_jax.interchange.processors import Tokenizer, load_tokenizer
 from portrait_jax.settings import from_mapping
 
@@ -37,8 +38,9 @@ class DataConfig:
 
     Attributes:
         kind: "clips" (for what landmarks drive: with drawings and masks), "faces" (for what pictures drive: without),
-            "images" (autoencoders), "probe" (image, landmarks, identity attributes), "motion" (sequences of latents,
-            `data.motion`), or "synthetic": clips that are rendered on demand.
+            "speakers" (for what sound drives: with the reference's face and the rectangle around faces), "images"
+            (autoencoders), "probe" (image, landmarks, identity attributes), "motion" (sequences of latents, `data.motion`), or
+            "synthetic": clips that are rendered on demand.
         path: a folder made by `launch.prepare`; empty: `identities` people, rendered on demand, `clip_frames` a visit. For
             "motion" a folder of sequences; empty: procedural performances of `clip_frames`.
         size: of the square frames, pixels; stored clips of another size are resized.
@@ -47,7 +49,9 @@ class DataConfig:
         latent_factor: pixels per mask cell.
         audio: adds the sound of the frames; needs a frame stride of 1.
         audio_margin: frames of sound before the first frame and after the last, silent where the clip has none.
-        tokenizer: a folder or `hub:` name of CLIP's tokenizer: adds `text`, token ids of the clips' captions; empty: no text.
+        face_size: side in pixels of the reference's face, cut out and aligned, of "speakers".
+        tokenizer: a folder or `hub:` name of a tokenizer: adds `text`, token ids of the clips' captions; empty: no text.
+        text_length: how many token ids.
         caption: of clips that have none.
         color_jitter, crop_jitter: strength of the augmentations, 0 = off (`data.augment`).
         emotions: how many labels sequences of motion may have; 0 ignores labels.
@@ -61,7 +65,9 @@ class DataConfig:
     latent_factor: int = 8
     audio: bool = False
     audio_margin: int = 0
+    face_size: int = 112
     tokenizer: str = ""
+    text_length: int = 77
     caption: str = ""
     color_jitter: float = 0.0
     crop_jitter: float = 0.0
@@ -250,14 +256,22 @@ def face_example(view: View, rng: np.random.Generator, config: DataConfig, frame
         margin = config.audio_margin
         batch["audio"] = view.audio(int(chosen[0]) - margin, frames + 2 * margin)
     if config.tokenizer:
-        batch["text"] = tokenizer_of(config.tokenizer)([view.caption or config.caption])[0]
+        batch["text"] = tokenizer_of(config.tokenizer, config.text_length)([view.caption or config.caption])[0]
     return batch
 
 
 @functools.cache
-def tokenizer_of(name: str) -> Tokenizer:
+def tokenizer_of(name: str, length: int) -> Tokenizer:
     """Read once per process."""
-    return load_tokenizer(name)
+    return load_tokenizer(name, length)
+
+
+def speaker_example(view: View, rng: np.random.Generator, config: DataConfig, frames: int) -> Batch:
+    """A window of frames, a reference with its face cut out, and the rectangle around the faces of all of them."""
+    batch, size = face_example(view, rng, config, frames), config.size
+    seen = np.concatenate([batch.pop("landmarks"), batch["reference_landmarks"][None]])
+    face = aligned_face(batch["reference"], batch.pop("reference_landmarks"), config.face_size)
+    return {**batch, "face": face, "face_mask": face_rectangle(seen, size, size)}
 
 
 def image_example(view: View, rng: np.random.Generator, config: DataConfig, frames: int) -> Batch:
@@ -289,6 +303,7 @@ KINDS: Mapping[str, Kind] = {
     "clips": _CLIPS,
     "synthetic": _CLIPS,
     "faces": Kind(face_example, _FACES),
+    "speakers": Kind(speaker_example, ("frames", "reference", "face", "face_mask")),
     "images": Kind(image_example, ("image",)),
     "probe": Kind(probe_example, ("image", "landmarks", "attributes")),
     "motion": Kind(motion_example, ("motion", "emotion")),

@@ -25,6 +25,7 @@ from portrait_jax.errors import ConfigError
 from portrait_jax.interchange.processors import load_tokenizer
 from portrait_jax.progress import Bars
 from portrait_jax.systems.loading import EMBEDDED, load_system_params
+from portrait_jax.systems.system import System
 from portrait_jax.training.params import identify
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/follow_your_emoji.py:demo", "Config file and stage.")
@@ -68,7 +69,9 @@ BASE = flags.DEFINE_list(
 )
 PROMPT = flags.DEFINE_string("prompt", None, "What is to be seen, for systems that read text; needs --tokenizer.")
 NEGATIVE_PROMPT = flags.DEFINE_string("negative_prompt", None, "What is not; needs --tokenizer.")
-TOKENIZER = flags.DEFINE_string("tokenizer", None, "Folder of CLIP's tokenizer, or hub:org/name/tokenizer.")
+TOKENIZER = flags.DEFINE_string(
+    "tokenizer", None, "Folder of the text encoder's tokenizer (CLIP's or T5's), or hub:org/name/tokenizer."
+)
 CONTROL = flags.DEFINE_string(
     "control", None, "Video or landmarks (.npz) whose face steers the pose of what sound drives."
 )
@@ -101,7 +104,7 @@ def main() -> None:
         fps=FPS.value,
         seed=SEED.value,
         rotation=ROTATION.value,
-        prompts=prompts(),
+        prompts=prompts(system),
         control=optional_path(CONTROL.value),
         resume=RESUME.value,
     )
@@ -140,13 +143,20 @@ def set_scales(config: ConfigDict) -> None:
         config.update_from_flattened_dict({place: flag.value})
 
 
-def prompts() -> dict[str, np.ndarray]:
+def prompts(system: System) -> dict[str, np.ndarray]:
     """Token ids of the prompts that were given."""
     texts = {"text": PROMPT.value, "negative_text": NEGATIVE_PROMPT.value}
     given = {name: value for name, value in texts.items() if value is not None}
-    if given and not TOKENIZER.value:
-        raise ConfigError("a prompt is given and nothing that reads it; name CLIP's tokenizer by --tokenizer")
-    return {name: load_tokenizer(TOKENIZER.value)([value])[0] for name, value in given.items()}
+    if not given:
+        return {}
+    length = getattr(system, "prompt_length", None)
+    if length is None:
+        raise ConfigError(f"a prompt means nothing to '{system.name}', which reads no text; leave it out")
+    if not TOKENIZER.value:
+        raise ConfigError(
+            "a prompt is given and nothing that reads it; name the tokenizer of the system's text encoder by --tokenizer"
+        )
+    return {name: load_tokenizer(TOKENIZER.value, length)([value])[0] for name, value in given.items()}
 
 
 def optional_path(value: str | None) -> Path | None:

@@ -32,7 +32,7 @@ from launch import cli
 from launch.evaluations import attention, long_video, manifest, sound
 from portrait_jax import systems
 from portrait_jax.animation import Animator, animate_clip
-from portrait_jax.errors import ConfigError, listed
+from portrait_jax.errors import ConfigError
 from portrait_jax.face.detector import model_path
 from portrait_jax.media.image import write_image
 from portrait_jax.media.sheets import contact_sheet
@@ -48,6 +48,8 @@ from portrait_jax.typing import Params
 
 HEARD = {"sound": sound.run, "anchors": sound.run_anchors, "attention_entropy": attention.run}
 """Analyses of what sound drives."""
+FITTING = {"sound": tuple(HEARD), "sound and text": ("sound",)}
+"""What drives a system → the analyses that fit it, where these are not the others."""
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and stage: configs/NAME.py:STAGE.")
 CHECKPOINT = flags.DEFINE_string(
@@ -112,10 +114,11 @@ def main() -> None:
         )  # fmt: skip
         manifest.run(compiled, options, settings)
         return
-    if (system.driven_by == "sound") != (kind in HEARD):
-        fitting = listed(HEARD) if system.driven_by == "sound" else "people or long_video"
+    fitting = FITTING.get(system.driven_by, ("people", "long_video"))
+    if kind not in fitting:
         raise ConfigError(
-            f"{system.name} is driven by {system.driven_by}, which --analysis {kind} does not give; use {fitting}"
+            f"{system.name} is driven by {system.driven_by}, which --analysis {kind} does not give or has no use for; use "
+            f"{' or '.join(fitting)}"
         )
     if kind in HEARD:
         HEARD[kind](compiled, sound.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value), settings)

@@ -35,7 +35,7 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
     with Bars("people") as bars:
         for index in bars.track(range(options.identities), "looking", options.identities):
             person = Speaker.make(index, window, system.image_size, options.seed)
-            signals = signals_of(animator, person.sound)
+            signals = signals_of(animator, person, person.sound)
             frames = person.truth(system.image_size)["frames"]
             latents, cond = prepare(
                 animator.params, frames[None], person.portrait[None], signals.batch(np.arange(window))

@@ -18,8 +18,10 @@ from rich.console import Console
 from data import synthetic
 from data.cases import FIRST_PERFORMANCE
 from portrait_jax.animation import Animator
-from portrait_jax.animation.signals import Signals
-from portrait_jax.animation.sound import encoder, sound_signals
+from portrait_jax.animation.drivers import driver_of
+from portrait_jax.animation.portrait import Portrait
+from portrait_jax.animation.signals import Clip, Signals
+from portrait_jax.animation.sound import encoder
 from portrait_jax.encoders.speech import speech_states
 from portrait_jax.face.measures import mouth_opening
 from portrait_jax.media.image import write_image
@@ -29,7 +31,7 @@ from portrait_jax.metrics.detector import Detector
 from portrait_jax.metrics.following import follow
 from portrait_jax.metrics.suite import Metric, Scores
 from portrait_jax.progress import Bars
-from portrait_jax.typing import Image, Video
+from portrait_jax.typing import Image, Landmarks, Video
 
 ENERGY = 0.12
 """How much heads move, as in the demo's training clips: nothing tells this system where the head is."""
@@ -61,6 +63,7 @@ class Speaker:
     """A test person, and what it says: samples in −1..1."""
 
     portrait: Image
+    landmarks: Landmarks
     sound: np.ndarray
     performance: synthetic.Performance
     person: synthetic.Identity
@@ -72,25 +75,27 @@ class Speaker:
         number = FIRST_PERFORMANCE * (seed + 1) + index
         performance = synthetic.sample_performance(synthetic.split_seed("test", number), frames, energy=ENERGY)
         neutral = np.zeros(len(synthetic.EXPRESSION_NAMES), np.float32)
-        portrait = synthetic.render(person, performance.pose[0], neutral, size).image
-        return cls(portrait, performance.audio.astype(np.float32) / 32768, performance, person)
+        portrait = synthetic.render(person, performance.pose[0], neutral, size)
+        sound = performance.audio.astype(np.float32) / 32768
+        return cls(portrait.image, portrait.landmarks, sound, performance, person)
 
     def truth(self, size: int) -> dict[str, np.ndarray]:
         """Frames and landmarks of the true performance."""
         return synthetic.render_clip(self.person, self.performance, size)
 
 
-def signals_of(animator: Animator, sound: np.ndarray) -> Signals:
-    """What samples at the speech encoder's rate tell the system."""
+def signals_of(animator: Animator, person: Speaker, sound: np.ndarray) -> Signals:
+    """What a person and samples at the speech encoder's rate tell the system."""
     system: Any = animator.system
     heard = speech_states(encoder(system, animator.params), lambda: iter([sound]), system.clock())
-    return sound_signals(np.concatenate(list(heard)), system.audio_config.reach)
+    clip = Clip(person.landmarks[None], speech=np.concatenate(list(heard)))
+    return driver_of(system).clip(system, Portrait(person.portrait, person.landmarks), clip, "none")
 
 
-def speak(animator: Animator, portrait: Image, sound: np.ndarray, frames: int, seed: int) -> Video:
-    """The portrait, driven by such samples."""
-    signals = signals_of(animator, sound)
-    return np.concatenate([part for part, _ in animator.frames(portrait, signals, frames, seed=seed)])
+def speak(animator: Animator, person: Speaker, sound: np.ndarray, frames: int, seed: int) -> Video:
+    """The person's portrait, driven by such samples."""
+    signals = signals_of(animator, person, sound)
+    return np.concatenate([part for part, _ in animator.frames(person.portrait, signals, frames, seed=seed)])
 
 
 def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
@@ -110,10 +115,7 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
         for i, person in enumerate(bars.track(people, "speaking", len(people))):
             truth = person.truth(size)
             opening = mouth_opening(truth["landmarks"])
-            videos = {
-                name: speak(animator, person.portrait, of[i], options.frames, options.seed)
-                for name, of in sounds.items()
-            }
+            videos = {name: speak(animator, person, of[i], options.frames, options.seed) for name, of in sounds.items()}
             for name, video in {**videos, "truth": truth["frames"]}.items():
                 scores[name].append(judged(opening, mouth_opening(probe.detect(video).landmarks_px), options.seed))
                 if i == 0:
@@ -143,7 +145,7 @@ def run_anchors(animator: Animator, options: Options, settings: Mapping[str, Any
             truth = person.truth(size)["frames"]
             for name, each in animators.items():
                 video, plan = (
-                    speak(each, person.portrait, person.sound, options.frames, options.seed),
+                    speak(each, person, person.sound, options.frames, options.seed),
                     each.plan(options.frames),
                 )
                 scores[name].append(long_video.measure(video, truth, plan.borders, plan.blended))  # type: ignore[union-attr]

@@ -5,30 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from portrait_jax.animation import joint
+from portrait_jax.animation import continued, joint
 from portrait_jax.animation.signals import Signals
 from portrait_jax.autoencoders.pixels import to_u8
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError, ShapeError, nearest
+from portrait_jax.long_video.continued import Clips
 from portrait_jax.long_video.overlap import noise_of, plan_windows
 from portrait_jax.long_video.plan import Plan
 from portrait_jax.long_video.prefix import Prefixed, plan_prefixed
 from portrait_jax.long_video.progressive import plan_gaps
 from portrait_jax.long_video.tiles import Tiles, gaussian_tiles, random_offsets, shifted_tiles, wrapped_tiles
-from portrait_jax.systems.system import System, guidance_of
+from portrait_jax.systems.system import System, frame_size, guidance_of
 from portrait_jax.typing import Image, Int, Params, PRNGKeyArray, PyTree, Video
 
-PLANS: dict[str, Callable[[int, int, int, int], Plan | Tiles]] = {
+PLANS: dict[str, Callable[[int, int, int, int], Plan | Tiles | Clips]] = {
     "overlap": lambda frames, length, overlap, steps: plan_windows(frames, length, overlap),
     "prefix": lambda frames, length, overlap, steps: plan_prefixed(frames, length, overlap),
     "progressive": lambda frames, length, overlap, steps: plan_gaps(frames, length),
+    "continued": lambda frames, length, overlap, steps: Clips(frames, length, overlap),
     "wrapped": lambda frames, length, overlap, steps: wrapped_tiles(frames, length),
     "tiled": lambda frames, length, overlap, steps: gaussian_tiles(frames, length, overlap),
     "shifted": lambda frames, length, overlap, steps: shifted_tiles(
@@ -102,7 +105,7 @@ class Animator:
     def rule(self) -> Guidance:
         return guidance_of(self.system.sampling, float(self.settings["guidance"]))
 
-    def plan(self, frames: int) -> Plan | Tiles:
+    def plan(self, frames: int) -> Plan | Tiles | Clips:
         """How a video of `frames` frames is made; a short video is one unit.
 
         Raises:
@@ -114,8 +117,10 @@ class Animator:
         plan = PLANS[strategy](frames, *(int(self.settings[name]) for name in ("window", "overlap", "steps")))
         return replace(plan, anchor=self.system.sampling.anchor) if isinstance(plan, Prefixed) else plan
 
-    def blank(self, plan: Plan | Tiles) -> PyTree:
+    def blank(self, plan: Plan | Tiles | Clips) -> PyTree:
         """What is handed over to a video's first unit."""
+        if isinstance(plan, Clips):
+            return continued.blank(self.system, plan)
         return plan.blank(self.solver, (1, *self.system.latent_shape()))
 
     def frames(
@@ -127,7 +132,7 @@ class Animator:
         every solver step.
 
         Args:
-            portrait: u8 "h w 3" at `system.image_size`.
+            portrait: u8 "h w 3" at `system.image_size`, or as large as the pictures that it makes.
             signals: gives the driving arrays of a stretch of frames; only what a chunk needs is asked for. Control images have
                 the portrait's size.
             count: frames in the video.
@@ -142,10 +147,14 @@ class Animator:
             raise ConfigError("there is nothing to animate: the driving sequence has no frame; give one with a face")
         if int(self.settings["windows_per_chunk"]) < 1:
             raise ConfigError(f"windows_per_chunk must be at least 1, not {self.settings['windows_per_chunk']}")
-        self._check_size(portrait, "portrait")
+        if portrait.shape[:2] != frame_size(self.system):
+            self._check_size(portrait, "portrait")
         plan = self.plan(count)
-        start = start or Position(0, self.blank(plan))
-        still, key = self._encode_portrait(self._placed, portrait[None]), jax.random.key(seed)
+        start, key = start or Position(0, self.blank(plan)), jax.random.key(seed)
+        if isinstance(plan, Clips):
+            yield from self._continued(portrait, signals, plan, key, start)
+            return
+        still = self._encode_portrait(self._placed, portrait[None])
         if isinstance(plan, Tiles):
             yield from self._joint(still, signals, plan, key, start)
         else:
@@ -176,6 +185,24 @@ class Animator:
         done = joint.sample_groups(predict, noise, tiles, self.solver, start.window, start.carry, still.start)
         for latents, group, carry in done:
             yield self._decode_all(latents, tiles.length), Position(group, carry)
+
+    def _continued(
+        self, portrait: Image, signals: Signals, clips: Clips, key: PRNGKeyArray, start: Position
+    ) -> Iterator[tuple[Video, Position]]:
+        size = min(int(self.settings["windows_per_chunk"]), clips.count)
+        done = continued.sample_in_clips(
+            continued.continued(self.system), self._encode_portrait, self._sample_clips, self._placed, portrait, signals,
+            clips, size, key, start.window, start.carry,
+        )  # fmt: skip
+        for frames, clip, carry in done:
+            yield frames, Position(clip, carry)
+
+    @cached_property
+    def _sample_clips(self) -> Callable:
+        """The system's own sampling with the steps and guidance in force."""
+        chosen = {name: self.settings[name] for name in ("steps", "guidance")}
+        system: Any = self.system
+        return jax.jit(replace(system, sampling=replace(system.sampling, **chosen)).sample_clips)
 
     @cached_property
     def _window_prediction(self) -> Callable:

@@ -9,10 +9,13 @@ from portrait_jax.animation.faces import FACES
 from portrait_jax.animation.landmarks import LANDMARKS
 from portrait_jax.animation.signals import Driver
 from portrait_jax.animation.sound import SOUND
+from portrait_jax.animation.speakers import SPEAKERS
 from portrait_jax.errors import ConfigError, listed
 from portrait_jax.systems.system import System
 
-DRIVERS: Mapping[str, Driver] = MappingProxyType({"landmarks": LANDMARKS, "faces": FACES, "sound": SOUND})
+DRIVERS: Mapping[str, Driver] = MappingProxyType(
+    {"landmarks": LANDMARKS, "faces": FACES, "sound": SOUND, "sound and text": SPEAKERS}
+)
 """`System.driven_by` → how a driving file or clip is turned into what `encode_driving` reads."""
 
 

@@ -30,6 +30,7 @@ from portrait_jax.media.image import write_image
 from portrait_jax.media.mux import concat_segments
 from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.media.video import VideoWriter
+from portrait_jax.systems.system import frame_size
 from portrait_jax.typing import Int
 
 SHEET_COLUMNS = 8
@@ -166,11 +167,14 @@ def _bundle(job: Job) -> Callable[[], Path]:
 
 
 def _portrait(job: Job, animator: Animator) -> Portrait:
-    size, framing = animator.system.image_size, animator.system.sampling.framing
+    system = animator.system
+    load = partial(
+        load_portrait, job.portrait, system.image_size, framing=system.sampling.framing, frame=frame_size(system)
+    )
     if job.portrait_landmarks is not None:
-        return load_portrait(job.portrait, size, landmarks=job.portrait_landmarks, framing=framing, bundle=_bundle(job))
+        return load(landmarks=job.portrait_landmarks, bundle=_bundle(job))
     with _detector(job)() as found:
-        return load_portrait(job.portrait, size, detector=found, framing=framing)
+        return load(detector=found)
 
 
 def _request(animator: Animator, job: Job, portrait: Portrait, report: Report) -> Request:

@@ -1,8 +1,9 @@
 """The portrait: a picture, the face in it, and the square that the system sees.
 
 Framings: "face", the square around the face; "whole", the whole picture on black bars, as Follow-Your-Emoji's release
-frames it (`dataset/val_dataset.py`), which sees the face as large as the picture shows it; and "box", the square of twice the
-face's box, as X-NeMo's release cuts it (`face.boxes.portrait_square`).
+frames it (`dataset/val_dataset.py`), which sees the face as large as the picture shows it; "box", the square of twice the
+face's box, as X-NeMo's release cuts it (`face.boxes.portrait_square`); and "cover", for systems that make pictures wider than
+high, as Hallo3's release fits wide pictures to them (`hallo3/sample_video.py`): scaled to cover the frame, and cut in the middle.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from portrait_jax.face.crops import face_box, square_crop
 from portrait_jax.face.detector import FaceDetector, model_path
 from portrait_jax.face.geometry import load_geometry
 from portrait_jax.media.files import FilePath
-from portrait_jax.media.image import read_image
+from portrait_jax.media.image import read_image, resize
 from portrait_jax.typing import Image, Landmarks, UInt8
 
 MARGIN, LIFT = 0.51, 0.0
 """Room on each side of the face, in face sizes, and its middle's height: as in the procedural portraits."""
-FRAMINGS = ("face", "whole", "box")
+FRAMINGS = ("face", "whole", "box", "cover")
 
 
 class Portrait(NamedTuple):
-    """A square picture and its landmarks in pixels of that square.
+    """A square picture (with the framing "cover" a wide one) and its landmarks in its pixels.
 
     `picture` and `picture_landmarks` are what it was made from, as read from the file; None: the square itself.
     """
@@ -69,6 +70,7 @@ def load_portrait(
     landmarks: FilePath | None = None,
     detector: FaceDetector | None = None,
     framing: str = "face",
+    frame: tuple[int, int] | None = None,
     bundle: Callable[[], Path] = model_path,
 ) -> Portrait:
     """Reads a picture, finds the face (or takes it from `landmarks`), and makes the square that the system sees.
@@ -82,7 +84,8 @@ def load_portrait(
             by hand (`.json`, `face.by_hand`).
         detector: needed without `landmarks`. With the framing "whole" it looks at the square, as the release does.
         framing: "face" cuts a square around the face, "whole" puts the picture on black bars, "box" cuts the square of twice the
-            face's box.
+            face's box, "cover" fits pictures that are wider than high to `frame` and does with others as "whole".
+        frame: (height, width) in pixels, for "cover"; None: a square.
         bundle: where MediaPipe's face model is; only called for points set by hand.
 
     Raises:
@@ -96,13 +99,17 @@ def load_portrait(
     points = None if landmarks is None else _given(landmarks, image, path, bundle)
     if points is None and detector is None:
         raise InputFileError(f"nobody says where the face of {path} is; give its landmarks or a face detector")
-    if framing == "whole":
+    wide = image.shape[1] > image.shape[0]
+    if framing == "whole" or (framing == "cover" and not wide):
         square, placement = on_bars(image, size)
         seen = _detected(detector, square, path) if points is None else placement.apply_landmarks(points)
         return Portrait(square, seen)
     points = _detected(detector, image, path) if points is None else points
     if framing == "box":
         return _boxed(image, points, size)
+    if framing == "cover":
+        covered, placement = covering(image, *(frame or (size, size)))
+        return Portrait(covered, placement.apply_landmarks(points), image, points)
     if image.shape[:2] == (size, size):
         return Portrait(image, points)
     crop = square_crop(face_box(points), MARGIN, image.shape[:2], LIFT)
@@ -127,6 +134,16 @@ def on_bars(image: Image, size: int) -> tuple[UInt8[np.ndarray, "{size} {size} 3
     left, top = inner[0] // 2 - size // 2, inner[1] // 2 - size // 2
     square = np.array(scaled.crop((left, top, left + size, top + size)))
     return square, Placement((inner[0] / width, inner[1] / height), (-left, -top))
+
+
+def covering(image: Image, height: int, width: int) -> tuple[UInt8[np.ndarray, "{height} {width} 3"], Placement]:
+    """The middle of a picture that is scaled, bicubic, so that it just covers `height`×`width` pixels."""
+    high, wide = image.shape[:2]
+    scale = max(height / high, width / wide)
+    rows, columns = max(round(high * scale), height), max(round(wide * scale), width)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    scaled = resize(image, rows, columns, "bicubic")
+    return scaled[top : top + height, left : left + width], Placement((columns / wide, rows / high), (-left, -top))
 
 
 def is_by_hand(landmarks: FilePath | None) -> bool:

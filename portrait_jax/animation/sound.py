@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -36,8 +36,8 @@ class HeardSystem(System, Protocol):
     """A system whose `encode_driving` reads `audio`, and maybe `text`, `negative_text` and `control`."""
 
     @property
-    def audio_config(self) -> Any:
-        """Its `reach`: frames on either side that a frame hears."""
+    def reach(self) -> int:
+        """Frames on either side that a frame hears."""
         ...
 
     def clock(self, fps: float | None = None) -> Clock:
@@ -62,7 +62,7 @@ def load(request: Request) -> Drive:
     control = None if request.control is None else control_pictures(request, clock.fps)
     shown = sorted(set(np.linspace(0, len(states) - 1, SHOWN).astype(int).tolist()))
     rows = {} if control is None else {"control": partial(_pictures, control)}
-    signals = sound_signals(states, system.audio_config.reach, request.prompts, control)
+    signals = sound_signals(states, system.reach, request.prompts, control)
     return Drive(signals, len(states), clock.fps, shown, rows)
 
 
@@ -89,7 +89,14 @@ def sound_blocks(path: FilePath, clock: Clock) -> Iterator[Float[np.ndarray, " n
 
 
 def encoder(system: HeardSystem, params: Params) -> Encode:
-    """The system's speech encoder, compiled; of the parameters only those that it reads travel to the device."""
+    """The system's speech encoder, compiled; of the parameters only those that it reads travel to the device.
+
+    Raises ConfigError if there is none, as in a stage of training that hears nothing.
+    """
+    if "audio_encoder" not in params:
+        raise ConfigError(
+            f"{system.name} hears nothing with this config; give that of a stage that is trained on sound"
+        )
     run = jax.jit(system.encode_sound)
     return partial(run, {"audio_encoder": params["audio_encoder"]})
 
@@ -135,7 +142,7 @@ def clip_signals(system: HeardSystem, portrait: Portrait, clip: Clip, alignment:
         raise ConfigError(
             f"{system.name} is driven by sound; give the clip's speech features (animation.sound.encoder)"
         )
-    return sound_signals(clip.speech, system.audio_config.reach)
+    return sound_signals(clip.speech, system.reach)
 
 
 def has_sound(path: Path) -> Path | None:

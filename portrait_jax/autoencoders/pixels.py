@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
+from portrait_jax.errors import ShapeError
 from portrait_jax.typing import Array, Float
 
 
@@ -25,6 +26,20 @@ def cut(image_pm1: Array) -> Float[Array, "*b h w 3"]:
     """[−1, 1] → the next lower of the 256 levels, still in [−1, 1]: what cutting off fractions makes of a picture."""
     level = jnp.floor(jnp.clip(image_pm1.astype(jnp.float32) / 2 + 0.5, 0, 1) * 255)
     return level / 127.5 - 1
+
+
+def on_bars(image: Array, height: int, width: int) -> Array:
+    """Pictures "… h w c" in the middle of `height`×`width` pixels, the rest 0; those of that size as they are.
+
+    Raises ShapeError for larger ones.
+    """
+    rows, columns = height - image.shape[-3], width - image.shape[-2]
+    if min(rows, columns) < 0:
+        raise ShapeError(
+            f"pictures of {image.shape[-3]}×{image.shape[-2]} pixels do not fit into {height}×{width}; make them smaller"
+        )
+    around = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0))
+    return jnp.pad(image, (*[(0, 0)] * (image.ndim - 3), *around))
 
 
 def middle(image: Float[Array, "b h w 3"], share: float) -> Float[Array, "b h2 w2 3"]:

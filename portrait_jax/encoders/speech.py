@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from portrait_jax.encoders.wav2vec2 import SAMPLE_RATE, Wav2Vec2Config
+from portrait_jax.encoders.wav2vec2 import SAMPLE_RATE, Wav2Vec2Config, normalise_waveform
 from portrait_jax.errors import AudioError, ConfigError, ShapeError
 from portrait_jax.typing import Array, Float, Int
 
@@ -38,11 +38,14 @@ class Clock:
         fps: of the video.
         config: the speech encoder's sizes.
         rate: samples per second.
+        centred: whether a frame hears the middle of its time; False: frame 0 hears the first vector and the others as much later
+            as they show later, which at 25 frames per second is what interpolation with corners aligned gives.
     """
 
     fps: float
     config: Wav2Vec2Config
     rate: int = SAMPLE_RATE
+    centred: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.fps < float("inf"):
@@ -71,9 +74,10 @@ class Clock:
 
     def places(self, frames: Int[np.ndarray, " n"], origin: int = 0) -> Float[np.ndarray, " n"]:
         """Places of frames among the vectors of a sound that is cut at sample `origin`, for `Wav2Vec2`'s `places`."""
-        middle = (np.asarray(frames, np.float64) + 0.5) * self.rate / self.fps
-        first = origin + (self.config.shortest - 1) / 2
-        return ((middle - first) / self.config.hop).astype(np.float32)
+        numbers = np.asarray(frames, np.float64)
+        heard = (numbers + 0.5 * self.centred) * self.rate / self.fps
+        first = origin + (self.config.shortest - 1) / 2 * self.centred
+        return ((heard - first) / self.config.hop).astype(np.float32)
 
 
 class Piece(NamedTuple):
@@ -209,3 +213,15 @@ def clip_windows(
         )
     around = margin + np.arange(frames)[:, None] + np.arange(-reach, reach + 1)
     return states[:, around]
+
+
+def heard_windows(
+    encode: Encode, samples: Float[Array, "b t"], clock: Clock, frames: int, reach: int
+) -> Float[Array, "b f win layers d"]:
+    """Hidden states around each frame of training clips, whose sound lasts equally long before and after the frames.
+
+    Raises ShapeError if it does not, ConfigError if the windows reach beyond it.
+    """
+    margin = clock.margin(samples.shape[1], frames)
+    places = jnp.asarray(clock.places(np.arange(frames + 2 * margin)))
+    return clip_windows(encode(normalise_waveform(samples), places)[:, :, 1:], margin, frames, reach)

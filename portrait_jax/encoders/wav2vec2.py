@@ -85,13 +85,6 @@ def sample_at(features: Features, places: Float[Array, " frames"]) -> Float[Arra
     return (wide[:, before] * (1 - share) + wide[:, after] * share).astype(features.dtype)
 
 
-def speech_windows(features: Float[Array, "b f layers d"], width: int = 5) -> Float[Array, "b f win layers d"]:
-    """For each frame the features of the `width` (odd) frames around it; beyond the ends the last one counts on."""
-    frames = features.shape[1]
-    around = np.arange(frames)[:, None] + np.arange(width) - width // 2
-    return features[:, np.clip(around, 0, frames - 1)]
-
-
 class ConvLayer(nn.Module):
     """Convolution without bias, group norm of every channel over time if `normalise`, GELU; names conv and layer_norm."""
 

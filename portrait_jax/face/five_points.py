@@ -5,6 +5,7 @@ Order: the eye on the picture's left, the one on its right, nose tip, left and r
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from portrait_jax.face.topology import index
@@ -33,6 +34,15 @@ def similarity(source: Float[np.ndarray, "p 2"], target: Float[np.ndarray, "p 2"
     factor = np.vdot(one, other) / max(np.vdot(one, one).real, 1e-8)
     linear = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
     return np.column_stack([linear, target.mean(axis=0) - linear @ source.mean(axis=0)])
+
+
+def aligned_face(
+    image: Image, landmarks_px: Float[np.ndarray, "478 d"], size: int = 112
+) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """The face turned, scaled and moved onto the template by the least-squares similarity of its five points."""
+    # Landmarks count from the corner, OpenCV from pixel centres.
+    matrix = similarity(five_points(landmarks_px) - 0.5, TEMPLATE * (size / 112) - 0.5)
+    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
 
 
 def template_face(

@@ -1,4 +1,4 @@
-"""Where the facial fine-grained loss looks, and the face region (Follow-Your-Emoji, section 3.2 and `draw_mask`).
+"""Where the facial fine-grained loss looks, the face region (Follow-Your-Emoji, section 3.2 and `draw_mask`), its rectangle.
 
 Masks for losses live on the latent grid: 1 inside, 0 outside.
 """
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from portrait_jax.errors import ShapeError
+from portrait_jax.face.crops import face_box
 from portrait_jax.face.topology import EXPRESSION_POINTS, OVAL, Chain, index
 from portrait_jax.typing import Bool, Float
 
@@ -51,6 +52,26 @@ def polygon_mask(
     image = np.zeros((height, width), np.uint8)
     cv2.fillPoly(image, [_integers(landmarks_px)[index(chain)]], 1)
     return image.astype(bool)
+
+
+def face_rectangle(
+    landmarks_px: Float[np.ndarray, "*f 478 d"], height: int, width: int, enlarged: float | int = 1
+) -> Float[np.ndarray, "h w"]:
+    """1 in the one rectangle around the face in all frames, enlarged about its middle and moved back inside the picture, else 0.
+
+    Source: Hallo3, sgm/utils/util.py, get_face_mask and expand_region.
+    """
+    boxes = face_box(landmarks_px).reshape(-1, 4)
+    corners = np.rint(np.clip(np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)]), -_FAR, _FAR)).astype(int)
+    mask = np.zeros((height, width), np.float32)
+    spans = []
+    for low, high, size in zip(corners[:2], corners[2:], (width, height)):
+        middle, half = (low + high) // 2, int((high - low) * enlarged / 2)
+        start, stop = middle - half, middle + half
+        move = max(-start, 0) - max(stop - size, 0)
+        spans.append(slice(max(start + move, 0), max(min(stop + move, size), 0)))
+    mask[spans[1], spans[0]] = 1
+    return mask
 
 
 def _integers(landmarks_px: np.ndarray) -> np.ndarray:

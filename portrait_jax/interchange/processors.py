@@ -7,6 +7,7 @@ where pictures and sound are on the device already, `encoders.clip_vision.clip_p
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,8 @@ class Source:
 
 
 SOURCES = {
-    "tokenizer": Source("CLIPTokenizer", ("vocab.json", "merges.txt", "tokenizer_config.json")),
+    "clip": Source("CLIPTokenizer", ("vocab.json", "merges.txt", "tokenizer_config.json")),
+    "t5": Source("T5Tokenizer", ("tokenizer.json", "tokenizer_config.json")),
     "images": Source("CLIPImageProcessor", ("preprocessor_config.json",)),
     "sound": Source("Wav2Vec2FeatureExtractor", ("preprocessor_config.json",)),
 }
@@ -41,13 +43,13 @@ SOURCES = {
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """Texts to the token ids of CLIP's text encoder."""
+    """Texts to the token ids of a text encoder."""
 
     inner: Any
     length: int
 
     def __call__(self, texts: Sequence[str]) -> Int[np.ndarray, "b n"]:
-        """Ids, int32: begin, tokens, end, then padding up to `length`; longer texts are cut, as published pipelines do.
+        """Ids, int32: begin (CLIP), tokens, end, then padding up to `length`; longer texts are cut, as published pipelines do.
 
         Raises:
             ShapeError: no text, or more than `MAX_TEXTS`.
@@ -87,12 +89,15 @@ class SoundProcessor:
 
 
 def load_tokenizer(name: str | os.PathLike[str], length: int = 77) -> Tokenizer:
-    """CLIP's tokenizer, e.g. of `hub:org/stable-diffusion/tokenizer`; `length` is what the text encoder takes.
+    """CLIP's tokenizer, e.g. of `hub:org/stable-diffusion/tokenizer`, or T5's; `length` is what the text encoder takes.
+
+    Which one it is says its `tokenizer_config.json`. T5's must have a `tokenizer.json`: its older form, `spiece.model` alone, needs
+    a library that is not among the requirements.
 
     Raises:
         CheckpointError: files are missing (and where to put them) or are no tokenizer's.
     """
-    return Tokenizer(_load("tokenizer", name), length)
+    return Tokenizer(_load(_tokenizer_kind(name), name), length)
 
 
 def load_image_processor(name: str | os.PathLike[str]) -> ImageProcessor:
@@ -103,6 +108,17 @@ def load_image_processor(name: str | os.PathLike[str]) -> ImageProcessor:
 def load_sound_processor(name: str | os.PathLike[str]) -> SoundProcessor:
     """The preprocessing of wav2vec 2.0; raises CheckpointError as `load_tokenizer`."""
     return SoundProcessor(_load("sound", name))
+
+
+def _tokenizer_kind(name: str | os.PathLike[str]) -> str:
+    """The entry of `SOURCES` for a tokenizer's folder."""
+    config = "tokenizer_config.json"
+    path = resolve(name, (config,)) / config
+    try:
+        said = json.loads(path.read_text())
+        return "t5" if said.get("tokenizer_class", "").startswith("T5") else "clip"
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); fetch it again") from error
 
 
 def _load(kind: str, name: str | os.PathLike[str]) -> Any:

@@ -5,28 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.encoders.arcface import ArcFace, ArcFaceConfig
 from portrait_jax.errors import CheckpointError, ShapeError
-from portrait_jax.face.five_points import FIVE_POINTS, TEMPLATE, five_points, similarity
+from portrait_jax.face.five_points import FIVE_POINTS, aligned_face
 from portrait_jax.training.checkpoints import compare
 from portrait_jax.training.params import load_params
-from portrait_jax.typing import Float, Image, Params, UInt8, Video
+from portrait_jax.typing import Float, Params, Video
 
 SUBNET = "face_recogniser"
-
-
-def aligned_face(
-    image: Image, landmarks_px: Float[np.ndarray, "478 d"], size: int = 112
-) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """The face turned, scaled and moved onto the template by the least-squares similarity of its five points."""
-    # Landmarks count from the corner, OpenCV from pixel centres.
-    matrix = similarity(five_points(landmarks_px) - 0.5, TEMPLATE * (size / 112) - 0.5)
-    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
 
 
 class Recogniser:

@@ -25,6 +25,7 @@ TASKS = {
     "motion_prior": "portrait_jax.motion.prior_task:MotionPriorTask",
     "motion_vqvae": "portrait_jax.motion.vqvae_task:MotionVQTask",
     "probe": "portrait_jax.metrics.probe:ProbeTask",
+    "video_autoencoder": "portrait_jax.autoencoders.task:VideoAutoencoderTask",
 }
 """Name in `config.task` → where it lives. Imported on demand, so that one system never loads another."""
 

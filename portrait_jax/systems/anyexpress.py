@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
@@ -32,8 +32,8 @@ from portrait_jax.diffusion.schedule import Schedule, make_schedule, signal_nois
 from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_text import CLIPText, CLIPTextConfig, empty_prompt
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
-from portrait_jax.encoders.speech import Clock, clip_windows
-from portrait_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config, normalise_waveform
+from portrait_jax.encoders.speech import Clock, heard_windows
+from portrait_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from portrait_jax.errors import ConfigError
 from portrait_jax.nn.slots import Slot
 from portrait_jax.nn.temporal import TemporalConfig
@@ -157,6 +157,16 @@ class AnyExpress(LatentDiffusion):
     @property
     def controlnet(self) -> ControlNet:
         return ControlNet(ControlNetConfig(replace(self.denoiser_config, temporal=None)), dtype=self.dtype)
+
+    @property
+    def reach(self) -> int:
+        """Frames on either side that a frame hears."""
+        return self.audio_config.reach
+
+    @property
+    def prompt_length(self) -> int:
+        """Token ids of a prompt."""
+        return self.text_config.positions
 
     def clock(self, fps: float | None = None) -> Clock:
         """Where frames lie on a sound, at this rate or the training clips'."""
@@ -364,12 +374,5 @@ class AnyExpress(LatentDiffusion):
         return told.replace(audio=audio * silent)
 
     def windows_of(self, params: Params, samples: Float[Array, "b t"], frames: int) -> Float[Array, "b f win layers d"]:
-        """Hidden states around each frame of training clips, whose sound lasts equally long before and after the frames.
-
-        Raises ShapeError if it does not, ConfigError if the windows reach beyond it.
-        """
-        clock = self.clock()
-        margin = clock.margin(samples.shape[1], frames)
-        places = jnp.asarray(clock.places(np.arange(frames + 2 * margin)))
-        states = self.encode_sound(params, normalise_waveform(samples), places)[:, :, 1:]
-        return clip_windows(states, margin, frames, self.audio_config.reach)
+        """Hidden states around each frame of training clips, see `encoders.speech.heard_windows`."""
+        return heard_windows(partial(self.encode_sound, params), samples, self.clock(), frames, self.reach)

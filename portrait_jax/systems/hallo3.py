@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from portrait_jax.autoencoders import decode_streamed, sample_latent
-from portrait_jax.autoencoders.pixels import to_pm1
+from portrait_jax.autoencoders.pixels import on_bars, to_pm1
 from portrait_jax.backbones.cogvideox import remember
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import classifier_free
@@ -25,7 +25,7 @@ from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.sampler import sample
 from portrait_jax.diffusion.schedule import add_noise, signal_noise
 from portrait_jax.diffusion.solvers import Index
-from portrait_jax.encoders.wav2vec2 import normalise_waveform, speech_windows
+from portrait_jax.encoders.speech import heard_windows
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.continued import sample_continued
 from portrait_jax.systems.hallo3_networks import Hallo3Networks
@@ -42,9 +42,10 @@ class Hallo3(Hallo3Networks):
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
-        """What `loss` reads of a batch."""
+        """What `loss` reads of a batch; prompts ("text") if it has them."""
         hears = ("audio",) if self.audio_by != "none" else ()
-        return ("frames", "reference", "face_mask", "identity", "text", *hears)
+        sees = ("identity" if self.precomputed else "face",) if self.face_by != "none" else ()
+        return ("frames", "reference", "face_mask", *sees, *hears)
 
     # Conditioning
 
@@ -52,12 +53,13 @@ class Hallo3(Hallo3Networks):
         """A prompt's tokens, padded with zeros to the denoiser's `text_tokens` ids."""
         return self.text_encoder.apply({"params": params["text_encoder"]}, ids)
 
-    def encode_speech(
-        self, params: Params, samples: Float[Array, "b t"], frames: int
-    ) -> Float[Array, "b f win layers d"]:
-        """A normalised waveform (16 kHz, all of it) to windows of the features of all layers, for `frames` video frames."""
-        hidden = self.audio_encoder.apply({"params": params["audio_encoder"]}, samples, frames)
-        return speech_windows(hidden[:, :, 1:], self.audio_window)
+    def encode_sound(self, params: Params, samples: Float[Array, "b t"], places: Float[Array, " n"]) -> Array:
+        """Hidden states of the speech encoder at `places`, entry 0 being its first layer's input (`encoders.speech`)."""
+        return self.audio_encoder.apply({"params": params["audio_encoder"]}, samples, places=places)
+
+    def identify(self, params: Params, face_u8: UInt8[Array, "b s s 3"]) -> Float[Array, "b e"]:
+        """A face on the recogniser's template (`face.five_points.aligned_face`) to its vector, not normalised."""
+        return self.face_recogniser.apply({"params": params["face_recogniser"]}, to_pm1(face_u8), unit=False)
 
     def audio_tokens(self, params: Params, windows: Float[Array, "b f win layers d"]) -> Float[Array, "b lf k e"]:
         """Windows of speech features to tokens of the latent frames."""
@@ -67,26 +69,64 @@ class Hallo3(Hallo3Networks):
         self,
         params: Params,
         portrait_u8: UInt8[Array, "b h w 3"],
-        face_mask: Float[Array, "b h w"] | None = None,
-        identity: Float[Array, "b e"] | None = None,
-        text: Float[Array, "b k d"] | None = None,
+        told: Mapping[str, Array] | None = None,
         rng: PRNGKeyArray | None = None,
     ) -> Conditioning:
-        """Prompt, tokens and memory of the person, and the picture's own latent, once per clip.
+        """Prompt, tokens and memory of the person, once for all clips.
 
         Args:
-            face_mask: 1 inside the face's rectangle, 0 outside, which the reference transformer does not see; None: it sees all.
-            identity: the face recogniser's vector, not normalised; None: zeros, as where no face is found.
-            text: from `encode_text`; None: zeros.
-            rng: draws the latent from the encoder's Gaussian, as the release does; None takes its mean.
+            portrait_u8: of the system's size, or smaller, on black bars then.
+            told: any of `face_mask` "b h w", 1 inside the face's rectangle, 0 outside, which the reference transformer does not
+                see (without it: sees all); `face` or `identity`, see `identity`; `text`, see `prompt`.
+            rng: draws the masked picture's latent from the encoder's Gaussian, as the release does; None takes its mean.
         """
-        image, batch, config = to_pm1(portrait_u8), len(portrait_u8), self.denoiser_config
-        mask = jnp.ones(image.shape[:3]) if face_mask is None else face_mask
-        masked = self.to_latents(params, ((image + 1) * mask[..., None] - 1)[:, None], rng)
-        text = jnp.zeros((batch, config.text_tokens, config.text_dim)) if text is None else text
-        identity = jnp.zeros((batch, self.identity_dim)) if identity is None else identity
+        told, clips = told or {}, len(portrait_u8)
+        mask = told.get("face_mask", jnp.ones(portrait_u8.shape[:3]))
+        masked = self.to_latents(params, self.face_alone(portrait_u8, mask), rng)
+        text = self.prompt(params, told, clips)
         # In sampling the reference transformer is told no prompt.
-        return self.person(params, masked, identity, 0 * text).replace(text=text)
+        return self.person(params, masked, self.identity(params, told, clips), 0 * text).replace(text=text)
+
+    def picture(self, picture_u8: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b H W 3"]:
+        """Pictures in [−1, 1] at the system's size, smaller ones on black bars."""
+        return to_pm1(on_bars(picture_u8, self.height, self.width))
+
+    def face_alone(
+        self, picture_u8: UInt8[Array, "b h w 3"], face_mask: Float[Array, "b h w"]
+    ) -> Float[Array, "b 1 H W 3"]:
+        """Videos of one frame, black outside the mask."""
+        mask = on_bars(face_mask[..., None].astype(jnp.float32), self.height, self.width)
+        return ((self.picture(picture_u8) + 1) * mask - 1)[:, None]
+
+    def prompt(self, params: Params, told: Mapping[str, Array], clips: int) -> Float[Array, "b k d"]:
+        """Tokens of `told["text"]`: ids "b k", padded with zeros to `prompt_length`, or "b k d" from `encode_text`; or zeros.
+
+        Raises ConfigError for ids where no encoder is.
+        """
+        config = self.denoiser_config
+        text = told.get("text")
+        if text is None:
+            return jnp.zeros((clips, config.text_tokens, config.text_dim))
+        if text.ndim == 3:
+            return text
+        self._encodes("text")
+        return self.encode_text(params, text)
+
+    def identity(self, params: Params, told: Mapping[str, Array], clips: int) -> Float[Array, "b e"]:
+        """`told["identity"]`, a vector as `identify` gives it, or that of `told["face"]`; without them zeros, as where no face is
+        found. Raises ConfigError for a face where no recogniser is."""
+        if "identity" in told:
+            return told["identity"]
+        if "face" not in told or self.face_by == "none":
+            return jnp.zeros((clips, self.recogniser_config.embedding))
+        self._encodes("face")
+        return self.identify(params, told["face"])
+
+    def _encodes(self, name: str) -> None:
+        if self.precomputed:
+            raise ConfigError(
+                f"'{name}' is given as it is, but model.precomputed says that it comes encoded; set it False"
+            )
 
     def person(
         self, params: Params, masked: Latents, identity: Float[Array, "b e"], text: Float[Array, "b k d"]
@@ -138,7 +178,7 @@ class Hallo3(Hallo3Networks):
     def encode_driving(
         self, params: Params, portrait: Conditioning, driving: Mapping[str, Array]
     ) -> dict[str, Conditioning]:
-        """Adds `driving["audio"]`, windows "b f win layers d" from `encode_speech`, and `driving["known"]` from `known_latents`.
+        """Adds `driving["audio"]`, windows of hidden states "b f win layers d", and `driving["known"]` from `known_latents`.
 
         Guidance leads away from no prompt and silence; person and known frames are the same in both branches.
         Raises ConfigError if one of them is missing.
@@ -182,15 +222,15 @@ class Hallo3(Hallo3Networks):
         portrait_u8: UInt8[Array, "b h w 3"],
         windows: Float[Array, "clips b f win layers d"],
         rng: PRNGKeyArray,
-        carry: Float[Array, "b g h w 3"] | None = None,
+        carry: Float[Array, "b g H W 3"] | None = None,
         first: int | Array = 0,
-    ) -> tuple[Float[Array, "b g h w 3"], Float[Array, "b frames h w 3"]]:
+    ) -> tuple[Float[Array, "b g H W 3"], Float[Array, "b frames H W 3"]]:
         """New frames of clips that go on from each other, in [−1, 1], and the carry for those that follow (§3.3).
 
         `person` comes from `encode_portrait`, `windows` from `long_video.continued.clip_features`; the first clip goes on from
         copies of the portrait, or from the `carry` of an earlier call with `first` the number of clips before.
         """
-        image = to_pm1(portrait_u8)
+        image = self.picture(portrait_u8)
         start = jnp.repeat(image[:, None], self.motion.frames, axis=1) if carry is None else carry
 
         def clip(motion: Array, audio: Array, key: PRNGKeyArray) -> Array:
@@ -216,6 +256,13 @@ class Hallo3(Hallo3Networks):
 
     # Training
 
+    def windows_of(self, params: Params, audio: Float[Array, "b ..."], frames: int) -> Float[Array, "b f win layers d"]:
+        """Hidden states around each frame of training clips (`encoders.speech.heard_windows`); such as are given stay."""
+        if audio.ndim > 2:
+            return audio
+        self._encodes("audio")
+        return heard_windows(partial(self.encode_sound, params), audio, self.clock(), frames, self.reach)
+
     def diffusion_loss(
         self, params: Params, latents: Latents, noise: Latents, timestep: Int[Array, " b"], conditioning: Conditioning
     ) -> Float[Array, " b"]:
@@ -230,12 +277,13 @@ class Hallo3(Hallo3Networks):
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The diffusion loss of clips that go on from their own first frames.
 
-        Batch: `frames` u8 "b f H W 3"; `reference` u8 "b H W 3", another frame of the video, and its `face_mask` "b H W" in
-        0..1; `identity` "b e"; `text` "b k d" from `encode_text`; in the second stage `audio`: windows
-        "b f win layers d" of `encode_speech`, or the sound itself "b t" at 16 kHz.
+        Batch: `frames` u8 "b f h w 3"; `reference` u8 "b h w 3", another frame of the video; `face_mask` "b h w" in 0..1 and
+        `face` u8 "b s s 3" (or `identity` "b e") of it; maybe `text`; in the second stage `audio`: the sound "b t" at 16 kHz, with
+        as much before the frames as after them, or windows of hidden states "b f win layers d". Smaller pictures than the
+        system's get black bars. What is said once more of `text` and `face`: `prompt`, `identity`.
         """
         chosen, keys = self.loss_config, jax.random.split(rng, 12)
-        video, image = to_pm1(batch["frames"]), to_pm1(batch["reference"])
+        video, image = self.picture(batch["frames"]), self.picture(batch["reference"])
         clips = video.shape[0]
 
         def keep(key: PRNGKeyArray, share: float, x: Array) -> Array:
@@ -243,8 +291,8 @@ class Hallo3(Hallo3Networks):
             return x * kept.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
 
         latents = self.to_latents(params, video, keys[0])
-        face = (image + 1) * batch["face_mask"][..., None].astype(jnp.float32) - 1
-        masked = keep(keys[1], chosen.reference_drop, self.to_latents(params, face[:, None], keys[2]))
+        face = self.face_alone(batch["reference"], batch["face_mask"])
+        masked = keep(keys[1], chosen.reference_drop, self.to_latents(params, face, keys[2]))
         mean, spread = chosen.noise
         level = jnp.exp(mean + spread * jax.random.normal(keys[3], (clips, 1, 1, 1, 1)))
         motion = video[:, : self.motion.frames]
@@ -252,13 +300,11 @@ class Hallo3(Hallo3Networks):
         known = self.known_latents(params, image, motion, keys[5], keys[6], video.shape[1])
         latents, masked, known = jax.lax.stop_gradient((latents, masked, keep(keys[7], chosen.known_drop, known)))
 
-        text = keep(keys[8], chosen.text_drop, batch["text"])
-        conditioning = self.person(params, masked, batch["identity"], text).replace(text=text, known=known)
+        text = keep(keys[8], chosen.text_drop, self.prompt(params, batch, clips))
+        identity = self.identity(params, batch, clips)
+        conditioning = self.person(params, masked, identity, text).replace(text=text, known=known)
         if self.audio_by != "none":
-            audio = batch["audio"]
-            if audio.ndim == 2:
-                audio = jax.lax.stop_gradient(self.encode_speech(params, normalise_waveform(audio), video.shape[1]))
-            audio = keep(keys[9], chosen.audio_drop, audio)
+            audio = keep(keys[9], chosen.audio_drop, self.windows_of(params, batch["audio"], video.shape[1]))
             conditioning = conditioning.replace(audio=self.audio_tokens(params, audio))
         timestep = jax.random.randint(keys[10], (clips,), 0, self.schedule.length)
         noise = jax.random.normal(keys[11], latents.shape)

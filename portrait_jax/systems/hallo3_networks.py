@@ -18,6 +18,8 @@ from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.grid import rescaled_grid
 from portrait_jax.diffusion.schedule import Schedule, make_schedule, rescale_zero_terminal_snr
 from portrait_jax.diffusion.solvers import Solver, solver_on
+from portrait_jax.encoders.arcface import ArcFace, ArcFaceConfig
+from portrait_jax.encoders.speech import Clock
 from portrait_jax.encoders.t5 import T5Config, T5Encoder
 from portrait_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from portrait_jax.errors import ConfigError
@@ -64,6 +66,7 @@ class Hallo3Networks:
     denoiser_config: CogVideoXConfig
     audio_config: AudioProjectionConfig
     face_config: ImagePromptConfig
+    recogniser_config: ArcFaceConfig
     motion: MotionConfig
     schedule: Schedule
     """Before it is rescaled to zero terminal SNR, as it is in training and, on the levels chosen, in sampling."""
@@ -74,6 +77,8 @@ class Hallo3Networks:
     width: int
     frames: int
     """Of a clip, motion frames included."""
+    fps: float
+    """Frames per second that it was trained at."""
     dtype: Any
     face_by: str = "cross"
     """How frames are told of the person's tokens, see `adapters.frame_attention.KINDS`, or "none" (table 5)."""
@@ -82,9 +87,8 @@ class Hallo3Networks:
     memory: bool = True
     """Whether there is a reference transformer, whose keys and values joint attention has besides (table 5)."""
     precomputed: bool = False
-    """Whether prompts and speech features come with the data, so that their encoders are no part of the parameters."""
-    identity_dim: int = 512
-    """Of the face recogniser's vector."""
+    """Whether prompts, speech features and identity vectors are given instead of made, so that the encoders that make them are
+    no part of the parameters."""
     audio_window: int = 5
     """Frames of sound around each frame."""
     prediction: str = "v"
@@ -108,10 +112,23 @@ class Hallo3Networks:
             if one != other:
                 raise ConfigError(f"{what} must be equal, not {one} and {other}")
         denoiser.tokens(*self.latent_grid)
+        piece = 2 * autoencoder.time_stride
+        if self.frames % piece != 1:
+            raise ConfigError(
+                f"clips must have one frame more than a multiple of {piece}, for they are decoded two latent frames at a time; not "
+                f"{self.frames}"
+            )
         if not 0 < self.motion.frames < self.frames:
             raise ConfigError(
                 f"a clip of {self.frames} frames cannot go on from {self.motion.frames}; give more frames"
             )
+        told = {"window": (self.sampling.window, self.frames), "overlap": (self.sampling.overlap, self.motion.frames)}
+        for name, (one, other) in told.items():
+            if one != other:
+                raise ConfigError(
+                    f"sampling.{name} is {one}, but clips have {self.frames} frames and go on from {self.motion.frames}; make it "
+                    f"{other}"
+                )
 
     @classmethod
     def from_config(cls, config: Any) -> Any:
@@ -124,6 +141,7 @@ class Hallo3Networks:
             denoiser_config=from_mapping(CogVideoXConfig, model.denoiser),
             audio_config=from_mapping(AudioProjectionConfig, model.audio),
             face_config=from_mapping(ImagePromptConfig, model.face, kind="plain"),
+            recogniser_config=from_mapping(ArcFaceConfig, model.face_recogniser),
             motion=from_mapping(MotionConfig, model.motion),
             schedule=make_schedule(**model.schedule),
             loss_config=from_mapping(LossConfig, config.loss),
@@ -132,12 +150,12 @@ class Hallo3Networks:
             height=model.height,
             width=model.width,
             frames=model.frames,
+            fps=model.fps,
             dtype=compute_dtype(config.compute_dtype),
             face_by=model.face_by,
             audio_by=model.audio_by,
             memory=model.memory,
             precomputed=model.precomputed,
-            identity_dim=model.identity_dim,
             audio_window=model.audio_window,
         )
 
@@ -178,9 +196,28 @@ class Hallo3Networks:
         return PlainProjection(self.face_config, dtype=self.dtype)
 
     @property
+    def face_recogniser(self) -> ArcFace:
+        """In float32, as the release runs it."""
+        return ArcFace(self.recogniser_config)
+
+    @property
     def image_size(self) -> int:
-        """The shorter side of what is made, in pixels."""
+        """Side in pixels of square pictures, which are made on black bars where the system's are wider than high."""
         return min(self.height, self.width)
+
+    @property
+    def reach(self) -> int:
+        """Frames on either side that a frame hears."""
+        return self.audio_window // 2
+
+    @property
+    def prompt_length(self) -> int:
+        """Token ids of a prompt."""
+        return self.denoiser_config.text_tokens
+
+    def clock(self, fps: float | None = None) -> Clock:
+        """Where frames lie on a sound, at this rate or the training clips': as the release interpolates."""
+        return Clock(self.fps if fps is None else fps, self.audio_encoder_config, centred=False)
 
     @property
     def latent_grid(self) -> tuple[int, int, int]:
@@ -203,7 +240,10 @@ class Hallo3Networks:
 
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
         """Fresh parameters; both transformers share theirs, as both start from one published network."""
-        names = ("autoencoder", "text_encoder", "audio_encoder", "audio_projection", "face_projection", "transformer")
+        names = (
+            "autoencoder", "text_encoder", "audio_encoder", "audio_projection", "face_projection", "transformer",
+            "face_recogniser",
+        )  # fmt: skip
         keys = dict(zip(names, jax.random.split(rng, len(names))))
         config, stride, speech = self.denoiser_config, self.autoencoder_config.stride, self.audio_encoder_config
         latent = jnp.zeros((1, 1, *self.latent_shape()))
@@ -217,7 +257,8 @@ class Hallo3Networks:
             "text_encoder": (jnp.zeros((1, 8), jnp.int32),),
             "audio_encoder": (jnp.zeros((1, speech.shortest)),),
             "audio_projection": (jnp.zeros((1, 1, self.audio_window, speech.layers, speech.hidden)),),
-            "face_projection": (jnp.zeros((1, self.identity_dim)),),
+            "face_projection": (jnp.zeros((1, self.recogniser_config.embedding)),),
+            "face_recogniser": (jnp.zeros((1, *(self.recogniser_config.image_size,) * 2, 3)),),
             "reference": (latent, jnp.zeros(1), text),
             "denoiser": (latent, jnp.zeros(1), told),
         }
@@ -235,6 +276,7 @@ class Hallo3Networks:
             "face_projection": self.face_by != "none",
             "audio_projection": self.audio_by != "none",
             "text_encoder": not self.precomputed,
-            "audio_encoder": not self.precomputed,
+            "audio_encoder": not self.precomputed and self.audio_by != "none",
+            "face_recogniser": not self.precomputed and self.face_by != "none",
         }
         return tuple(name for name, used in parts.items() if not used)

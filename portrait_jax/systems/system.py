@@ -47,8 +47,8 @@ class SamplingConfig:
     noise_share: float = 0.0
     """Correlation between the noise of different frames, in temporal training and in sampling (`diffusion.noise`)."""
     framing: str = "face"
-    """What of a portrait the system sees: the square around the "face", the "whole" on black bars, or the square of twice the
-    face's "box" (`animation.portrait`)."""
+    """What of a portrait the system sees: the square around the "face", the "whole" on black bars, the square of twice the
+    face's "box", or as much as fills a frame that is wider than high, "cover" (`animation.portrait`)."""
     alignment: str = "proportional"
     """How the driver's motion is moved onto the portrait: "proportional" (`face.alignment`), "metric", the release's
     (`face.metric`), or "none": the driver's landmarks are drawn where they are. For systems that are driven by faces:
@@ -61,6 +61,11 @@ def guidance_of(sampling: SamplingConfig, scale: float | None = None) -> Guidanc
     if not sampling.mimic:
         return classifier_free(scale)
     return mimicking(scale, sampling.mimic, sampling.percentile, sampling.threshold_axes)
+
+
+def frame_size(system: System) -> tuple[int, int]:
+    """Height and width in pixels of the largest pictures that a system makes: a square, unless it has sizes of its own."""
+    return getattr(system, "height", system.image_size), getattr(system, "width", system.image_size)
 
 
 class System(Task, Protocol):

@@ -169,3 +169,15 @@ def test_pictures_with_no_face_or_two_are_named(detector, samples_dir, tmp_path)
     write_image(tmp_path / "pair.png", np.concatenate([one, one], axis=1))
     with pytest.raises(MultipleFacesError, match=r"pair\.png"):
         load_portrait(tmp_path / "pair.png", 128, detector=detector)
+
+
+def test_a_wide_picture_covers_the_frame_with_its_middle_and_others_lie_whole_in_the_square(stored):
+    for height, width, shape in ((120, 300, (64, 96)), (200, 200, (64, 64)), (300, 200, (64, 64))):
+        path, landmarks = stored(height, width, x=0.25, y=0.15, scale=0.1)
+        found = load_portrait(path, 64, landmarks=landmarks, framing="cover", frame=(64, 96))
+        assert found.image.shape == (*shape, 3)
+        points = load_landmarks(landmarks).landmarks[0]
+        scale = max(64 / height, 96 / width) if width > height else 64 / max(height, width)
+        middle = np.array([width, height]) * scale / 2 - np.array(shape[::-1]) / 2
+        np.testing.assert_allclose(found.landmarks[:, :2], points[:, :2] * scale - middle, atol=0.6)
+        assert found.whole[0].shape == (height, width, 3)

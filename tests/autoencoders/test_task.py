@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,9 @@ from configs import autoencoder
 from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.autoencoders.task import AutoencoderTask, _reconstruct
 from portrait_jax.errors import ConfigError
+from portrait_jax.systems import build
 from tests import tiny
+from tests.systems.hallo3 import small
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +77,17 @@ def test_a_mistyped_loss_names_the_nearest():
     config.loss = {"edge": 1.0}
     with pytest.raises(ConfigError, match="did you mean 'edges'"):
         AutoencoderTask.from_config(config)
+
+
+def test_a_video_autoencoder_reads_clips_and_gives_back_as_many_frames():
+    config = small.get_config("demo_autoencoder")
+    config.model.image_size = 16
+    made = build(config)
+    shapes = jax.eval_shape(lambda: made.init(jax.random.key(0)))
+    clips = jax.ShapeDtypeStruct((1, 9, 16, 16, 3), jnp.uint8)
+    assert made.batch_keys == ("frames",)
+    loss, metrics = jax.eval_shape(made.loss, shapes, {"frames": clips}, jax.random.key(0))
+    assert loss.shape == () and metrics.keys() == {"l1", "edges", "kl", "latent_std", "psnr"}
+    mean = jax.ShapeDtypeStruct((1, 3, 4, 4, config.model.autoencoder.latent_channels), jnp.float32)
+    video = jax.eval_shape(partial(made.decode, made.network), shapes["autoencoder"], mean)
+    assert video.shape == (1, 9, 16, 16, 3)

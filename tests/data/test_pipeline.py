@@ -15,7 +15,9 @@ from data import pipeline
 from data.pipeline import choose_reference, choose_window, make_loader
 from portrait_jax.autoencoders.task import AutoencoderTask
 from portrait_jax.errors import CheckpointError, ConfigError
+from portrait_jax.face.crops import face_box
 from portrait_jax.face.drawing import draw_landmarks
+from portrait_jax.face.five_points import aligned_face
 from portrait_jax.metrics.probe import ProbeTask
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 
@@ -62,6 +64,36 @@ def test_a_batch_of_clips_has_the_documented_arrays(config):
     }
     assert 0 < batch["expression_mask"].mean() < batch["oval_mask"].mean() < 1
     np.testing.assert_array_equal(batch["control"][1, 2], draw_landmarks(batch["landmarks"][1, 2], 64, 64, "smooth"))
+
+
+def test_a_batch_of_speakers_has_the_references_face_and_one_rectangle_around_all_faces(config):
+    config = {
+        **config,
+        "frame_stride": (1, 1),
+        "color_jitter": 0.0,
+        "crop_jitter": 0.0,
+        "audio": True,
+        "audio_margin": 3,
+    }
+    (batch,) = load({**config, "kind": "speakers", "face_size": 32}, 1)
+    (faces,) = load({**config, "kind": "faces"}, 1)
+    assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
+        "frames": ((4, 3, 64, 64, 3), "uint8"),
+        "reference": ((4, 64, 64, 3), "uint8"),
+        "face": ((4, 32, 32, 3), "uint8"),
+        "face_mask": ((4, 64, 64), "float32"),
+        "audio": ((4, 9 * 640), "float32"),
+    }
+    np.testing.assert_array_equal(batch["frames"], faces["frames"])
+    for i in range(4):
+        np.testing.assert_array_equal(
+            batch["face"][i], aligned_face(faces["reference"][i], faces["reference_landmarks"][i], 32)
+        )
+        points = np.concatenate([faces["landmarks"][i], faces["reference_landmarks"][i][None]])
+        rows, columns = (np.flatnonzero(batch["face_mask"][i].any(axis)) for axis in (1, 0))
+        box = face_box(points)
+        assert abs(columns[0] - box[:, 0].min()) <= 1.5 and abs(rows[0] - box[:, 1].min()) <= 1.5
+        assert abs(columns[-1] + 1 - box[:, 2].max()) <= 1.5 and abs(rows[-1] + 1 - box[:, 3].max()) <= 1.5
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])

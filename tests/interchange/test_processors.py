@@ -41,6 +41,20 @@ def test_a_long_text_is_cut_before_its_end_token(tokenizer_folder):
     assert ids[1:-1] == [TOKENS.index("face</w>")] * 4
 
 
+def test_a_t5_tokenizer_is_known_by_its_config_ends_texts_and_pads_with_zeros(tmp_path):
+    from transformers import T5Tokenizer
+
+    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁face", -1.0), ("▁a", -1.5)]
+    T5Tokenizer(vocab=words, extra_ids=0).save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path, length=5)(["a face", "face " * 9]).tolist() == [[4, 3, 1, 0, 0], [3, 3, 3, 3, 1]]
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks 1 file \(tokenizer\.json\)"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"tokenizer_config\.json is damaged"):
+        load_tokenizer(tmp_path)
+
+
 def test_one_text_that_is_no_list_and_too_many_are_refused(tokenizer_folder):
     tokenize = load_tokenizer(tokenizer_folder)
     for texts in ("a face", [], ["a"] * 4097):

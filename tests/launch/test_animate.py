@@ -56,6 +56,7 @@ MISTAKES = {
     "value of the wrong type": ({"config.sampling.steps": "few"}, "config.sampling.steps=few"),
     "seed below zero": ({"seed": "-1"}, "--seed=-1"),
     "no window": ({"config.sampling.overlap": "4"}, "0 <= overlap < length, but the overlap is 4 and the length 4; give"),
+    "prompt for what reads none": ({"prompt": "a face"}, "a prompt means nothing to 'follow_your_emoji', which reads no text"),
     "checkpoint not there": ({"checkpoint": "no.safetensors"}, "there is no checkpoint no.safetensors"),
     "checkpoint damaged": ({"checkpoint": "text.txt"}, "text.txt is damaged or no safetensors file"),
     "checkpoint of another size": (

@@ -8,19 +8,32 @@ import numpy as np
 import pytest
 
 from portrait_jax.errors import ConfigError
-from portrait_jax.long_video.continued import clip_count, clip_features, sample_continued
+from portrait_jax.long_video.continued import Clips, clip_features, sample_continued
 
 
 def test_each_clip_gets_its_own_features_behind_those_of_the_frames_it_repeats():
     features = jnp.arange(1.0, 11)[None, :, None]
     clips = clip_features(features, length=5, overlap=2)[:, 0, :, 0]
     assert clips.tolist() == [[0, 0, 1, 2, 3], [2, 3, 4, 5, 6], [5, 6, 7, 8, 9], [8, 9, 10, 10, 10]]
-    assert len(clips) == clip_count(10, 5, 2)
+    plan = Clips(10, 5, 2)
+    assert len(clips) == plan.count
+    # Number −1, before the first frame, is a zero.
+    np.testing.assert_array_equal(clips, np.concatenate([features[0, :, 0], [0]])[plan.told(0, plan.count)])
+    np.testing.assert_array_equal(plan.told(1, 2), plan.told(0, plan.count)[1:3])
 
 
-def test_a_clip_without_a_new_frame_is_refused():
-    with pytest.raises(ConfigError, match="at least one new frame"):
-        clip_count(10, 2, 2)
+def test_new_frames_of_all_clips_are_those_of_the_video():
+    plan = Clips(10, 5, 2)
+    assert [plan.first_frame(clip) for clip in range(plan.count + 1)] == [0, 3, 6, 9, 10]
+    assert plan.borders.tolist() == [3, 6, 9] and Clips(3, 5, 2).borders.tolist() == []
+
+
+def test_clips_without_a_new_frame_or_one_to_go_on_from_are_refused():
+    for overlap in (2, 0):
+        with pytest.raises(ConfigError, match="leave one that is new"):
+            Clips(10, 2, overlap)
+    with pytest.raises(ConfigError, match="at least one frame"):
+        Clips(0, 5, 2)
 
 
 def test_clips_go_on_from_the_last_frames_and_a_resumed_run_is_the_same():

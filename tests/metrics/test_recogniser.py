@@ -8,8 +8,8 @@ import pytest
 
 from portrait_jax.encoders.arcface import ArcFaceConfig
 from portrait_jax.errors import CheckpointError, ShapeError
-from portrait_jax.face.five_points import TEMPLATE, five_points
-from portrait_jax.metrics.recogniser import Recogniser, aligned_face, config_of, cosine
+from portrait_jax.face.five_points import TEMPLATE, aligned_face, five_points
+from portrait_jax.metrics.recogniser import Recogniser, config_of, cosine
 from portrait_jax.training.params import save_params
 
 SMALL = ArcFaceConfig(layers=(1, 2, 1, 1), channels=(4, 4, 8, 8), embedding=6, image_size=32)

@@ -33,7 +33,8 @@ def told():
     def run(params, image, audio):
         made = system()
         mask = jnp.zeros((1, HEIGHT, WIDTH)).at[:, 4:12, 6:18].set(1)
-        person = made.encode_portrait(params, image, mask, identity=jnp.ones((1, 6)), text=jnp.ones((1, 3, 12)))
+        given = {"face_mask": mask, "face": batch(made)["face"], "text": jnp.array([[4, 7, 1]])}
+        person = made.encode_portrait(params, image, given)
         pixels = image / 127.5 - 1
         motion = jnp.repeat(pixels[:, None], made.motion.frames, axis=1)
         known = made.known_latents(params, pixels, motion, jax.random.key(0))
@@ -102,32 +103,16 @@ def gradient(made, own):
 def test_the_loss_reaches_both_transformers_and_what_is_told():
     reached = gradient(system(), params())
     assert all(reached[name] for name in ("denoiser", "reference", "audio_projection", "face_projection"))
-    assert not reached["autoencoder"] and not reached["text_encoder"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "ways",
-    [
-        *({"audio_by": kind} for kind in ("self", "adaln", "adaln_zero")),
-        *({"audio_by": "none", "face_by": face, "memory": memory}
-          for face, memory in (("cross", False), ("adaln", False), ("none", True), ("cross", True))),
-        *({"motion": {"frames": frames, "together": False}} for frames in (1, 2)),
-        {"motion": {"frames": 4, "together": True}},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_every_way_of_tables_4_to_6_trains_a_step(ways):
-    made = make_system(**ways)
-    reached = gradient(made, make_params(made))
-    assert reached["denoiser"] and reached.get("reference", True) and reached.get("face_projection", True)
-    assert set(made.unused) == {"reference", "face_projection", "audio_projection"} - set(reached)
+    # Whether what encodes sound and face trains is a stage's choice.
+    assert reached["audio_encoder"] and reached["face_recogniser"] and not reached["autoencoder"]
 
 
 def test_sizes_that_do_not_fit_are_named():
     for wrong, message in (
         ({"height": 18}, "height"),
         ({"motion": {"frames": 9}}, "cannot go on"),
+        ({"frames": 13}, "one frame more than a multiple of 8"),
+        ({"frames": 17}, r"sampling\.window is 9, but clips have 17 frames"),
         ({"audio_by": "ross"}, "cross"),
     ):
         with pytest.raises(ConfigError, match=message):

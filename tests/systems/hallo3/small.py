@@ -1,4 +1,7 @@
-"""The smallest Hallo3: 16×24 pixels, nine frames, latents 3×4×6×4; compiles in seconds."""
+"""The smallest Hallo3: 16×24 pixels, nine frames, latents 3×4×6×4; compiles in seconds.
+
+Also a config file: `--config=tests/systems/hallo3/small.py:stage2`.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,15 @@ from configs import hallo3
 from portrait_jax.systems.hallo3 import Hallo3
 
 FRAMES, HEIGHT, WIDTH = 9, 16, 24
+FACE, MARGIN = 8, 2
+"""Pixels of the face that is recognised; frames of sound around a clip."""
 
 
 def get_config(name: str = "released") -> ConfigDict:
     """`configs/hallo3.py` with small numbers."""
     config = hallo3.get_config(name)
     with config.unlocked():
-        config.model.update({"height": HEIGHT, "width": WIDTH, "frames": FRAMES, "identity_dim": 6})
+        config.model.update({"height": HEIGHT, "width": WIDTH, "frames": FRAMES})
         config.model.autoencoder.update(
             {"block_out_channels": (4, 4, 8), "layers_per_block": 1, "latent_channels": 4, "norm_groups": 2}
         )
@@ -34,15 +39,20 @@ def get_config(name: str = "released") -> ConfigDict:
         )  # fmt: skip
         config.model.audio.update({"hidden": 8, "tokens": 2, "width": 8})
         config.model.face.update({"tokens": 2, "width": 12})
-    config.sampling.steps = 3
+        config.model.face_recogniser.update({"layers": (1,), "channels": (4,), "embedding": 6, "image_size": FACE})
+    config.sampling.update({"steps": 3, "window": FRAMES})
+    config.data.update({"size": HEIGHT, "audio_margin": MARGIN if config.data.audio else 0, "face_size": FACE})
+    if "train" in config:
+        config.train.frames = FRAMES
     return config
 
 
 def make_system(name: str = "released", **model) -> Hallo3:
-    """The system of `get_config`, with other settings of its model."""
+    """The system of `get_config`, with other settings of its model; it goes on from as many frames as that says."""
     config = get_config(name)
     with config.unlocked():
         config.model.update(model)
+    config.sampling.overlap = config.model.motion.frames
     return Hallo3.from_config(config)
 
 
@@ -65,8 +75,12 @@ def batch(system: Hallo3) -> dict[str, jax.Array]:
         "frames": jnp.asarray(rng.integers(0, 256, (1, FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)),
         "reference": portrait(),
         "face_mask": jnp.ones((1, HEIGHT, WIDTH)),
-        "identity": jnp.asarray(rng.normal(size=(1, system.identity_dim)), jnp.float32),
-        "text": jnp.asarray(rng.normal(size=(1, 3, 12)), jnp.float32),
-        "audio": windows(system),
+        "face": jnp.asarray(rng.integers(0, 256, (1, FACE, FACE, 3), dtype=np.uint8)),
+        "identity": jnp.asarray(rng.normal(size=(1, 6)), jnp.float32),
+        "text": jnp.asarray(rng.integers(1, 20, (1, 3)), jnp.int32),
+        "audio": jnp.asarray(0.1 * rng.normal(size=(1, (FRAMES + 2 * MARGIN) * 640)), jnp.float32),
     }
-    return {name: made[name] for name in system.batch_keys}
+    if system.precomputed:
+        encoded = rng.normal(size=(1, 3, 12))
+        made |= {"text": jnp.asarray(encoded, jnp.float32), "audio": windows(system)}
+    return {name: made[name] for name in (*system.batch_keys, "text")}

@@ -13,6 +13,7 @@ from portrait_jax.diffusion.guidance import classifier_free
 from portrait_jax.diffusion.prediction import to_x0_epsilon
 from portrait_jax.diffusion.sampler import guided_step
 from portrait_jax.diffusion.schedule import make_schedule, rescale_zero_terminal_snr
+from portrait_jax.encoders.arcface import ArcFaceConfig
 from portrait_jax.systems.hallo3 import Hallo3
 from tests.golden import assert_close, within
 from tests.systems.hallo3.original import (
@@ -47,7 +48,7 @@ def system() -> Hallo3:
         face_config=face_config(),
         height=stride * sizes["transformer"]["latent_height"],
         width=stride * sizes["transformer"]["latent_width"],
-        identity_dim=sizes["face_proj"]["clip_embeddings_dim"],
+        recogniser_config=ArcFaceConfig(embedding=sizes["face_proj"]["clip_embeddings_dim"]),
     )
 
 

@@ -1,0 +1,140 @@
+"""Hallo3 at demo size: 64 pixels, clips of 17 frames, latents 5×16×16×8, on procedural people who talk before moving backgrounds.
+
+How to train it: docs/hallo3.md. There is no base model to start from, so this differs from the paper, for the sake of an hour on
+two cores: both transformers train whole, the first stage makes base and identity at once, in the second the denoiser trains on
+beside the sound; the speech encoder and the face recogniser are small and trained here; clips have no captions, so the prompt
+is always zeros.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.hallo3_ablations import ABLATIONS
+
+PIXELS, FRAMES, MOTION = 64, 17, 2
+AUTOENCODER, STAGE1, STAGE2 = "demo_autoencoder", "demo_stage1", "demo_stage2"
+NAMES = (
+    AUTOENCODER, STAGE1, STAGE2, "demo",
+    *(f"ablation_{name}{end}" for name in ABLATIONS for end in ("", "_stage1", "_stage2")),
+)  # fmt: skip
+
+
+def model() -> ConfigDict:
+    """The published layout in small; 4× in space, so that an eye is more than a latent pixel."""
+    return ConfigDict(
+        {
+            "height": PIXELS,
+            "width": PIXELS,
+            "frames": FRAMES,
+            "fps": 25.0,
+            "autoencoder": {
+                "block_out_channels": (16, 32, 64), "layers_per_block": 1, "latent_channels": 8, "norm_groups": 8,
+                # 1 / the standard deviation of the trained latents (metric `latent_std` of demo_autoencoder).
+                "scaling_factor": 1.0,
+            },
+            "text_encoder": {"vocabulary": 32, "width": 32, "layers": 1, "heads": 2, "head_dim": 16, "mlp": 32},
+            # wav2vec 2.0 in small, trained from scratch: babble is no language that a published one has learnt.
+            "audio_encoder": {
+                "conv_channels": (24, 32, 32, 32, 48, 48, 48), "hidden": 48, "layers": 2, "heads": 4, "mlp": 96,
+                "position_kernel": 16, "position_groups": 4,
+            },
+            "denoiser": {
+                "layers": 6, "heads": 8, "head_dim": 32, "in_channels": 16, "out_channels": 8, "text_dim": 32,
+                "text_tokens": 4, "time_dim": 128, "grid": (5, 8, 8),
+            },
+            "audio": {"hidden": 96, "tokens": 4, "width": 64},
+            "audio_window": 5,
+            "face": {"tokens": 4, "width": 64},
+            "face_recogniser": {"layers": (1, 1, 1), "channels": (16, 32, 48), "embedding": 64, "image_size": 32},
+            "face_by": "cross",
+            "audio_by": "cross",
+            "memory": True,
+            "precomputed": False,
+            "motion": {"frames": MOTION, "together": True, "masked": 0.1},
+            "schedule": {"name": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+        }
+    )  # fmt: skip
+
+
+def demo(config: ConfigDict, name: str) -> None:
+    """Makes the release's config one of `NAMES`."""
+    config.model = model()
+    config.sampling.update(
+        {"solver": "dpmpp_2m", "steps": 12, "guidance": 2.0, "window": FRAMES, "overlap": MOTION, "framing": "face"}
+    )
+    config.data.update({"size": PIXELS, "audio_margin": 12, "face_size": 32, "text_length": 4, "caption": ""})
+    if name == AUTOENCODER:
+        autoencoder(config)
+        return
+    first = STAGE1
+    if name.startswith("ablation_"):
+        kind = name.removeprefix("ablation_").removesuffix("_stage1").removesuffix("_stage2")
+        config.update_from_flattened_dict(ABLATIONS[kind])
+        first = f"ablation_{kind}_stage1"
+    if name == first:
+        stage1(config)
+    else:
+        stage2(config, first)
+
+
+def autoencoder(config: ConfigDict) -> None:
+    """The video autoencoder from nothing, on clips of nine frames, decoded two latents at a time as in sampling."""
+    config.task = "video_autoencoder"
+    config.loss = ConfigDict({"edges": 1.0, "kl": 1e-3})
+    config.model.image_size = PIXELS
+    config.data.update({"audio": False, "audio_margin": 0})
+    optimiser(config, trainable=("autoencoder/.*",), steps=600, batch_size=2, frames=9, lr=2e-3, weight_decay=0.0)
+    config.train.sample_every = 250
+
+
+def stage1(config: ConfigDict) -> None:
+    """Faces that move, told whose they are and nothing of the sound."""
+    config.data.update({"audio": False, "audio_margin": 0})
+    optimiser(
+        config,
+        trainable=trained(config),
+        init_from=ConfigDict({"autoencoder": "{workdir}/" + AUTOENCODER}),
+        steps=800,
+        batch_size=4,
+        frames=FRAMES,
+        lr=5e-4,
+    )
+    config.model.audio_by = "none"
+
+
+def stage2(config: ConfigDict, first: str) -> None:
+    """The sound, and the denoiser with it."""
+    optimiser(
+        config,
+        trainable=("denoiser/.*", "audio_projection/.*", "audio_encoder/.*"),
+        init_from=ConfigDict({"*": "{workdir}/" + first}),
+        # New in this stage.
+        allow_missing=("denoiser/transformer_blocks/audio_(attn|norm)/.*",),
+        steps=1000,
+        batch_size=4,
+        frames=FRAMES,
+        lr=5e-4,
+    )
+
+
+def trained(config: ConfigDict) -> tuple[str, ...]:
+    """What the first stage trains of the networks that there are; statistics of the recogniser's norms stay."""
+    face = ("face_projection/.*", r"face_recogniser/.*(kernel|bias|scale)$") if config.model.face_by != "none" else ()
+    return ("denoiser/.*", *(("reference/.*",) if config.model.memory else ()), *face)
+
+
+def optimiser(config: ConfigDict, **changes: object) -> None:
+    """Settings that the stages share, and what a stage changes in them."""
+    config.train = ConfigDict(
+        {
+            "b2": 0.99,
+            "schedule": "cosine",
+            "warmup_steps": 50,
+            "weight_decay": 0.01,
+            "clip_norm": 1.0,
+            "ema_decay": 0.995,
+            "seed": 0,
+            "checkpoint_every": 200,
+            "log_every": 10,
+            **changes,
+        }
+    )

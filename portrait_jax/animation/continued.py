@@ -1,0 +1,113 @@
+"""Animates by clips that go on from the pixels of the one before (`long_video.continued`): the system samples and decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from portrait_jax.animation.signals import Signals
+from portrait_jax.autoencoders.pixels import to_u8
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.errors import ConfigError
+from portrait_jax.long_video.continued import Clips
+from portrait_jax.systems.system import System
+from portrait_jax.typing import Array, Float, Image, Int, Params, PRNGKeyArray, UInt8, Video
+
+
+class ContinuedSystem(System, Protocol):
+    """A system that makes clips itself, since each begins with pixels of the one before."""
+
+    height: int
+    width: int
+
+    def encode_portrait(
+        self,
+        params: Params,
+        portrait_u8: UInt8[Array, "b h w 3"],
+        told: Mapping[str, Array] | None = None,
+        rng: PRNGKeyArray | None = None,
+    ) -> Conditioning:
+        """What all clips have in common; `told` are signals without an axis of frames."""
+        ...
+
+    def picture(self, picture_u8: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b H W 3"]:
+        """Pictures in [−1, 1] as clips go on from them."""
+        ...
+
+    def sample_clips(
+        self,
+        params: Params,
+        person: Conditioning,
+        portrait_u8: UInt8[Array, "b h w 3"],
+        windows: Float[Array, "clips b f win layers d"],
+        rng: PRNGKeyArray,
+        carry: Float[Array, "b g H W 3"] | None = None,
+        first: int | Array = 0,
+    ) -> tuple[Float[Array, "b g H W 3"], Float[Array, "b frames H W 3"]]:
+        """The carry for the clips that follow, and the new frames of these."""
+        ...
+
+
+def continued(system: System) -> ContinuedSystem:
+    """The system itself; raises ConfigError if it does not make clips."""
+    if not hasattr(system, "sample_clips"):
+        raise ConfigError(
+            f"sampling.strategy 'continued' is the way of systems that make clips themselves, which {system.name} does not; choose "
+            "another one"
+        )
+    return system  # type: ignore[return-value]
+
+
+def blank(system: System, clips: Clips) -> np.ndarray:
+    """Stands for what the first clip goes on from, which is made of the portrait."""
+    made = continued(system)
+    return np.zeros((1, clips.overlap, made.height, made.width, 3), np.float32)
+
+
+def windows_of(signals: Signals, frames: Int[np.ndarray, "size length"]) -> Float[np.ndarray, "size 1 length ..."]:
+    """The sound that each frame of some clips hears; nothing before the video's first frame, which has number −1."""
+    heard = signals.at(np.maximum(frames, 0).reshape(-1))["audio"]
+    windows = heard.reshape(*frames.shape, *heard.shape[1:])
+    sounds = (frames >= 0).reshape(*frames.shape, *[1] * (heard.ndim - 1))
+    return (windows * sounds)[:, None].astype(np.float32)
+
+
+def sample_in_clips(
+    system: ContinuedSystem,
+    encode: Callable[..., Conditioning],
+    sample: Callable[..., tuple[Array, Array]],
+    params: Params,
+    portrait: Image,
+    signals: Signals,
+    clips: Clips,
+    size: int,
+    key: PRNGKeyArray,
+    first: int,
+    carry: Float[np.ndarray, "1 g H W 3"],
+) -> Iterator[tuple[Video, int, np.ndarray]]:
+    """Yields, chunk by chunk of `size` clips, the new frames at the portrait's size, and the clip and carry to go on from.
+
+    Args:
+        encode, sample: its `encode_portrait` and `sample_clips`, compiled.
+        first, carry: where to go on: what an earlier run yielded, or 0 and `blank`.
+    """
+    keys, still = jax.random.split(key), {name: array[None] for name, array in signals.still.items()}
+    person = encode(params, portrait[None], still, keys[0])
+    if not first:
+        carry = np.repeat(np.asarray(system.picture(jnp.asarray(portrait)[None]))[:, None], clips.overlap, axis=1)
+    for number in range(first, clips.count, size):
+        windows = windows_of(signals, clips.told(number, size))
+        held, video = sample(params, person, portrait[None], windows, keys[1], carry, np.int32(number))
+        carry = np.asarray(held)
+        count = clips.first_frame(number + size) - clips.first_frame(number)
+        yield middle_of(to_u8(video[0, :count]), portrait.shape[:2]), number + size, carry
+
+
+def middle_of(video: Video, size: tuple[int, int]) -> UInt8[np.ndarray, "f rows columns 3"]:
+    """The middle `size` (height, width) of frames: what a picture on bars shows."""
+    top, left = ((whole - part) // 2 for whole, part in zip(video.shape[1:3], size))
+    return video[:, top : top + size[0], left : left + size[1]]
