@@ -31,7 +31,7 @@ from portrait_jax.media.image import write_image
 from portrait_jax.media.mux import concat_segments
 from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.media.video import VideoWriter
-from portrait_jax.typing import Image, Int
+from portrait_jax.typing import Image, Int, UInt8
 
 SHEET_COLUMNS = 8
 
@@ -242,7 +242,7 @@ def _sample(animator: Animator, job: Job, portrait: Portrait, drive: Drive, repo
     return kept
 
 
-def _placed(frame: Image, portrait: Portrait) -> Image:
+def _placed(frame: UInt8[np.ndarray, "s s 3"], portrait: Portrait) -> Image:
     """A frame of the result in the whole picture that its portrait was cut from."""
     assert portrait.picture is not None and portrait.place is not None
     return paste(frame, portrait.picture, portrait.place)

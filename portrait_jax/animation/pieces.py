@@ -28,7 +28,9 @@ def cut_pieces(frames: Iterable[Image], whole: int, cut: Cut, cache: Path, repor
     """
     first = next((start for start in range(0, whole, PIECE) if not piece(cache, start).exists()), whole)
     held: list[Mapping[str, np.ndarray]] = []
-    for number, image in enumerate(frames) if first < whole else ():
+    if first == whole:
+        return stored_pieces(cache)
+    for number, image in enumerate(frames):
         if number < first:
             continue
         held.append(cut(number, image))
