@@ -81,7 +81,7 @@ class FaceMotionTask:
         """Fresh parameters of encoders and head."""
         keys, face = jax.random.split(rng, 3), jnp.zeros((1, self.face_size, self.face_size, 3))
         encoders = {name: net.init(key, face)["params"] for (name, net), key in zip(self.networks.items(), keys)}
-        return encoders | self.head.init(keys[2])
+        return {**encoders, **self.head.init(keys[2])}
 
     def loss(
         self, params: Params, batch: Batch, rng: PRNGKeyArray, stage: str
