@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data import augment, motion
+from data.stylised import check_copies, copied_frames, draw_copy
 from data.views import RecordSource, Source, SyntheticSource, View
 from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
 from portrait_jax.face.drawing import STYLES, draw_landmarks
@@ -55,6 +56,8 @@ class DataConfig:
         caption: of clips that have none.
         color_jitter, crop_jitter: strength of the augmentations, 0 = off (`data.augment`).
         emotions: how many labels sequences of motion may have; 0 ignores labels.
+        stylised: a folder with stylised copies of stored clips (`data.stylised`): adds `driving`, the frames in their own style.
+        stylised_share: how often an example is taken from a copy, if its clip has one.
     """
 
     kind: str = "clips"
@@ -74,6 +77,8 @@ class DataConfig:
     identities: int = 100_000
     clip_frames: int = 24
     emotions: int = 0
+    stylised: str = ""
+    stylised_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -88,6 +93,12 @@ class DataConfig:
             raise ConfigError(f"data.frame_stride {self.frame_stride} must be (least, greatest), from 1 on")
         if self.audio_margin < 0:
             raise ConfigError(f"data.audio_margin is {self.audio_margin}; give a number of frames from 0 on")
+        if not 0 <= self.stylised_share <= 1:
+            raise ConfigError(f"data.stylised_share {self.stylised_share} is a share of the examples; give 0 to 1")
+        if self.stylised and (not self.path or self.kind not in ("clips", "faces")):
+            raise ConfigError(
+                "data.stylised names copies of stored clips; give their data.path, and kind 'clips' or 'faces'"
+            )
         if self.audio and self.frame_stride != (1, 1):
             raise ConfigError("data.audio needs data.frame_stride (1, 1): sound cannot skip frames")
 
@@ -95,6 +106,7 @@ class DataConfig:
         """What decides the batches, but for where the clips lie: JSON-able, for the loader's state."""
         elsewhere = ("path", "identities", "clip_frames")  # `Source.identification` says it.
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in elsewhere}
+        fields["stylised"] = bool(self.stylised)
         return {f"data.{name}": list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
@@ -131,6 +143,8 @@ def make_loader(
     count = jax.process_count() if process_count is None else process_count
     if global_batch % count:
         raise ConfigError(f"a global batch of {global_batch} does not divide among {count} processes")
+    if config.stylised:
+        check_copies(config.stylised)
     source = open_source(config, split)
     if frames > source.min_frames:
         raise ConfigError(f"examples of {frames} frames, but the clips have {source.min_frames}; prepare longer ones")
@@ -245,13 +259,20 @@ def face_example(view: View, rng: np.random.Generator, config: DataConfig, frame
     """A window of frames with its landmarks, and a reference from elsewhere in the clip with its own."""
     chosen = choose_window(rng, view.num_frames, frames, config.frame_stride)
     reference = choose_reference(rng, view.num_frames, chosen)
-    images, landmarks = _seen(view, [*chosen.tolist(), reference], rng, config)
+    indices = [*chosen.tolist(), reference]
+    pictures = view.frames(indices)
+    if config.stylised:
+        # Changed together, so that the clip's landmarks hold for both.
+        pictures = np.concatenate([_restyled(view, indices, rng, config, pictures), pictures[:frames]])
+    images, landmarks = _changed(pictures, view.landmarks(indices), rng, config)
     batch = {
-        "frames": images[:-1],
-        "reference": images[-1],
+        "frames": images[:frames],
+        "reference": images[frames],
         "landmarks": landmarks[:-1],
         "reference_landmarks": landmarks[-1],
     }
+    if config.stylised:
+        batch["driving"] = images[frames + 1 :]
     if config.audio:
         margin = config.audio_margin
         batch["audio"] = view.audio(int(chosen[0]) - margin, frames + 2 * margin)
@@ -324,11 +345,26 @@ def choose_reference(rng: np.random.Generator, length: int, chosen: np.ndarray) 
     return int(rng.choice(others if len(others) else np.arange(length)))
 
 
+def _restyled(
+    view: Any, indices: list[int], rng: np.random.Generator, config: DataConfig, pictures: np.ndarray
+) -> np.ndarray:
+    """The frames of a stylised copy, if one is drawn; `pictures`, the clip's own, otherwise."""
+    path = draw_copy(config.stylised, config.stylised_share, view.clip_id, rng)
+    return pictures if path is None else copied_frames(path, view, indices)
+
+
 def _seen(
     view: View, indices: list[int], rng: np.random.Generator, config: DataConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frames and landmarks after augmentation."""
-    images, landmarks = view.frames(indices), view.landmarks(indices).astype(np.float32)
+    return _changed(view.frames(indices), view.landmarks(indices), rng, config)
+
+
+def _changed(
+    images: np.ndarray, landmarks: np.ndarray, rng: np.random.Generator, config: DataConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Augmented pictures and their landmarks."""
+    landmarks = landmarks.astype(np.float32)
     if config.crop_jitter:
         matrix = augment.crop_matrix(rng, config.crop_jitter, config.size)
         images, landmarks = augment.apply_crop(images, matrix), augment.move_landmarks(landmarks, matrix)

@@ -64,6 +64,14 @@ def text(stored: str | bytes) -> str:
     return stored.decode() if isinstance(stored, bytes) else stored
 
 
+def fitted(frames: Video, size: int) -> Video:
+    """Square frames at `size` pixels, averaged where they shrink."""
+    if frames.shape[1:3] == (size, size):
+        return frames
+    method = cv2.INTER_AREA if frames.shape[1] > size else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(frame, (size, size), interpolation=method) for frame in frames])
+
+
 class RecordView:
     """A stored clip, resized if the examples have another size."""
 
@@ -71,19 +79,15 @@ class RecordView:
         """`origin` names the data set in messages."""
         self.num_frames, self.fps = int(record["num_frames"]), float(record["fps"])
         self.attributes = record["attributes"]
-        self._record, self._size = record, size
-        self.caption = text(record["caption"])
-        self._name = f"clip {text(record['clip_id'])} in {origin}"
+        self._record, self.size = record, size
+        self.caption, self.clip_id = text(record["caption"]), text(record["clip_id"])
+        self._name = f"clip {self.clip_id} in {origin}"
 
     def frames(self, indices: Sequence[int]) -> Video:
-        frames, size = decode_frames(self._record["video"], indices, self._name), self._size
-        if frames.shape[1:3] == (size, size):
-            return frames
-        method = cv2.INTER_AREA if frames.shape[1] > size else cv2.INTER_LINEAR
-        return np.stack([cv2.resize(frame, (size, size), interpolation=method) for frame in frames])
+        return fitted(decode_frames(self._record["video"], indices, self._name), self.size)
 
     def landmarks(self, indices: Sequence[int]) -> Landmarks:
-        return self._record["landmarks"][list(indices)] * np.float32(self._size / int(self._record["height"]))
+        return self._record["landmarks"][list(indices)] * np.float32(self.size / int(self._record["height"]))
 
     def audio(self, start: int, frames: int) -> Float[np.ndarray, " n"]:
         return cut_audio(self._record["audio"], start, frames, self.fps)

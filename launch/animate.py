@@ -78,6 +78,9 @@ CONTROL = flags.DEFINE_string(
 ID_SCALE = flags.DEFINE_float("id_scale", None, "How strongly the portrait speaks beside the prompt.", 0, 1.5)
 CONTROL_SCALE = flags.DEFINE_float("control_scale", None, "How strongly --control acts.", 0, 2)
 AUDIO_SCALE = flags.DEFINE_float("audio_scale", None, "How strongly the sound acts.", 0, 2)
+PASTE_BACK = flags.DEFINE_bool(
+    "paste_back", False, "Put the result back into the whole picture, in its size, where the portrait was cut out."
+)
 RESUME = flags.DEFINE_bool("resume", False, "Go on with an interrupted run.")
 
 NEEDED = (PORTRAIT, DRIVING, OUTPUT)
@@ -106,6 +109,7 @@ def main() -> None:
         rotation=ROTATION.value,
         prompts=prompts(system),
         control=optional_path(CONTROL.value),
+        paste_back=PASTE_BACK.value,
         resume=RESUME.value,
     )
     about = {

@@ -40,10 +40,11 @@ def get_config(name: str = "released") -> ConfigDict:
             {"tokens": 4, "width": 8, "intensity_width": 8, "levels": 16, "layers": 1, "heads": 2, "out": 10}
         )
         model.guider.update({"channels": (4, 4), "out_channels": 8})
-        config.sampling.update({"steps": 2, "window": 3, "overlap": 1})
-        config.ring.update({"shift": 1, "pad": 1, "decode_chunk": 2})
+        config.sampling.update({"steps": 2, "window": 3, "overlap": 1, "shift": 1, "ends": 1, "decode_chunk": 2})
         if "train" in config:
-            config.train.update({"steps": 1, "batch_size": 2, "frames": 2, "warmup_steps": 0, "init_from": {}})
+            config.train.update({"steps": 1, "batch_size": 2, "frames": 2, "warmup_steps": 0})
+            config.train.init_from = ConfigDict()
+            config.data.update({"size": SIZE, "latent_factor": 2, "clip_frames": 4, "frame_stride": (1, 2)})
     return config
 
 
@@ -73,10 +74,11 @@ def make_driving(clips: int = 1, frames: int = 2, seed: int = 1) -> dict[str, Ar
 
 def make_batch(clips: int = 2, frames: int = 2, seed: int = 3) -> dict[str, Array]:
     """A training batch of noise."""
-    return make_driving(clips, frames, seed) | {
+    rng = np.random.default_rng(seed)
+    return {
         "frames": picture(clips, frames, SIZE, SIZE, seed=seed + 2),
         "reference": picture(clips, SIZE, SIZE, seed=seed + 3),
-        "aligned": picture(clips, ALIGNED, ALIGNED, seed=seed + 4),
+        "landmarks": jnp.asarray(rng.uniform(2, SIZE - 2, (clips, frames, 478, 3)).astype(np.float32)),
     }
 
 

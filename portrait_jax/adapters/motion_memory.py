@@ -92,12 +92,13 @@ class MotionMemory(nn.Module):
     def __call__(
         self, features: Float[Array, "b f m e"], head: Int[Array, "b f"], expression: Int[Array, "b f"]
     ) -> Float[Array, "b f n d"]:
-        """Tokens, float32. `head` and `expression` are the levels of intensity, 0 … levels − 1, of the stretch that a frame
-        belongs to (`face.intensity`)."""
+        """Tokens, float32. `head` and `expression` are the levels of intensity, from 0 on, of the stretch that a frame belongs to
+        (`face.intensity`); those beyond `levels` count as the last one."""
         config = self.config
 
         def look_up(name: str, level: Array) -> Array:
-            return nn.Embed(config.levels, config.intensity_width, dtype=self.dtype, name=name)(level.reshape(-1))
+            table = nn.Embed(config.levels, config.intensity_width, dtype=self.dtype, name=name)
+            return table(jnp.minimum(level.reshape(-1), config.levels - 1))
 
         intensity = look_up("position_head", head) + look_up("position_exp", expression)
         if not config.intensity:

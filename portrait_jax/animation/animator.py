@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -23,22 +23,26 @@ from portrait_jax.long_video.overlap import noise_of, plan_windows
 from portrait_jax.long_video.plan import Plan
 from portrait_jax.long_video.prefix import Prefixed, plan_prefixed
 from portrait_jax.long_video.progressive import plan_gaps
+from portrait_jax.long_video.ring import ring_tiles
 from portrait_jax.long_video.tiles import Tiles, gaussian_tiles, random_offsets, shifted_tiles, wrapped_tiles
-from portrait_jax.systems.system import System, frame_size, guidance_of
+from portrait_jax.systems.system import SamplingConfig, System, frame_size, guidance_of
 from portrait_jax.typing import Image, Int, Params, PRNGKeyArray, PyTree, Video
 
-PLANS: dict[str, Callable[[int, int, int, int], Plan | Tiles | Clips]] = {
-    "overlap": lambda frames, length, overlap, steps: plan_windows(frames, length, overlap),
-    "prefix": lambda frames, length, overlap, steps: plan_prefixed(frames, length, overlap),
-    "progressive": lambda frames, length, overlap, steps: plan_gaps(frames, length),
-    "continued": lambda frames, length, overlap, steps: Clips(frames, length, overlap),
-    "wrapped": lambda frames, length, overlap, steps: wrapped_tiles(frames, length),
-    "tiled": lambda frames, length, overlap, steps: gaussian_tiles(frames, length, overlap),
-    "shifted": lambda frames, length, overlap, steps: shifted_tiles(
+PLANS: dict[str, Callable[[int, int, int, int, SamplingConfig], Plan | Tiles | Clips]] = {
+    "overlap": lambda frames, length, overlap, steps, rest: plan_windows(frames, length, overlap),
+    "prefix": lambda frames, length, overlap, steps, rest: plan_prefixed(frames, length, overlap),
+    "progressive": lambda frames, length, overlap, steps, rest: plan_gaps(frames, length),
+    "continued": lambda frames, length, overlap, steps, rest: Clips(frames, length, overlap),
+    "wrapped": lambda frames, length, overlap, steps, rest: wrapped_tiles(frames, length),
+    "tiled": lambda frames, length, overlap, steps, rest: gaussian_tiles(frames, length, overlap),
+    "shifted": lambda frames, length, overlap, steps, rest: shifted_tiles(
         frames, length, overlap, random_offsets(steps, length)
     ),
+    "ring": lambda frames, length, overlap, steps, rest: ring_tiles(
+        frames, length, overlap, steps, rest.shift, rest.ends
+    ),
 }
-"""`sampling.strategy`: (frames, window, overlap, solver steps) → how a long video is made."""
+"""`sampling.strategy`: (frames, window, overlap, solver steps, all other settings) → how a long video is made."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ class Animator:
             "steps": chosen(self.steps, base.steps),
             "guidance": chosen(self.guidance, base.guidance),
             "mimic": base.mimic,
+            "portrait_guidance": base.portrait_guidance,
             "strategy": base.strategy,
             "anchor": base.anchor,
             "window": chosen(self.length, base.window),
@@ -95,6 +100,9 @@ class Animator:
             "noise_share": base.noise_share,
             "framing": base.framing,
             "alignment": base.alignment,
+            "shift": base.shift,
+            "ends": base.ends,
+            "decode_chunk": base.decode_chunk,
         }
 
     @cached_property
@@ -114,7 +122,8 @@ class Animator:
         strategy = str(self.settings["strategy"])
         if strategy not in PLANS:
             raise ConfigError(f"sampling.strategy '{strategy}' is not known{nearest(strategy, list(PLANS))}")
-        plan = PLANS[strategy](frames, *(int(self.settings[name]) for name in ("window", "overlap", "steps")))
+        sizes = (int(self.settings[name]) for name in ("window", "overlap", "steps"))
+        plan = PLANS[strategy](frames, *sizes, self.system.sampling)
         return replace(plan, anchor=self.system.sampling.anchor) if isinstance(plan, Prefixed) else plan
 
     def blank(self, plan: Plan | Tiles | Clips) -> PyTree:
@@ -154,7 +163,8 @@ class Animator:
         if isinstance(plan, Clips):
             yield from self._continued(portrait, signals, plan, key, start)
             return
-        still = self._encode_portrait(self._placed, portrait[None])
+        told = {name: array[None] for name, array in signals.portrait.items()}
+        still = self._encode_portrait(self._placed, portrait[None], **told)
         if isinstance(plan, Tiles):
             yield from self._joint(still, signals, plan, key, start)
         else:
@@ -181,10 +191,17 @@ class Animator:
                 key, jnp.asarray(frames), (1, *self.system.latent_shape()), self.system.sampling.noise_share
             )
 
-        predict = joint.driven_prediction(self._window_prediction, self._placed, still, partial(self._driving, signals))
+        def driving(frames: Int[np.ndarray, " f"]) -> dict[str, np.ndarray]:
+            found = self._driving(signals, tiles.shown(frames))
+            return {**found, "strength": tiles.strength(frames)[None]} if tiles.cut else found
+
+        predict = joint.driven_prediction(self._window_prediction, self._placed, still, driving)
         done = joint.sample_groups(predict, noise, tiles, self.solver, start.window, start.carry, still.start)
-        for latents, group, carry in done:
-            yield self._decode_all(latents, tiles.length), Position(group, carry)
+        made, group = tiles.begin(start.window), self.system.sampling.decode_chunk or tiles.length
+        for latents, number, carry in done:
+            shown = slice(max(tiles.cut - made, 0), max(tiles.frames - tiles.cut - made, 0))
+            yield self._decode_all(latents, group, shown), Position(number, carry)
+            made += len(latents)
 
     def _continued(
         self, portrait: Image, signals: Signals, clips: Clips, key: PRNGKeyArray, start: Position
@@ -250,12 +267,17 @@ class Animator:
             )
         return self._compiled[size]
 
-    def _decode_all(self, latents: np.ndarray, group: int) -> Video:
-        """Decodes "f h w c" in groups of one size, so that the decoder compiles once and its memory stays flat."""
-        side = self.system.image_size
+    def _decode_all(self, latents: np.ndarray, group: int, shown: slice = slice(None)) -> Video:
+        """Decodes "f h w c" in groups of one size, so that the decoder compiles once and its memory stays flat.
+
+        Groups of which nothing is `shown` are left out.
+        """
+        side, kept = self.system.image_size, np.arange(len(latents))[shown]
         parts = [np.zeros((0, side, side, 3), np.uint8)]
         for first in range(0, len(latents), group):
             part = latents[first : first + group]
-            padded = np.concatenate([part, np.repeat(part[-1:], group - len(part), axis=0)])
-            parts.append(to_u8(self._decode(self._placed, jnp.asarray(padded)[None])[0])[: len(part)])
+            wanted = kept[(kept >= first) & (kept < first + group)] - first
+            if wanted.size:
+                padded = np.concatenate([part, np.repeat(part[-1:], group - len(part), axis=0)])
+                parts.append(to_u8(self._decode(self._placed, jnp.asarray(padded)[None])[0])[wanted])
         return np.concatenate(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from portrait_jax.animation.aligned import ALIGNED
 from portrait_jax.animation.faces import FACES
 from portrait_jax.animation.landmarks import LANDMARKS
 from portrait_jax.animation.signals import Driver
@@ -14,7 +15,7 @@ from portrait_jax.errors import ConfigError, listed
 from portrait_jax.systems.system import System
 
 DRIVERS: Mapping[str, Driver] = MappingProxyType(
-    {"landmarks": LANDMARKS, "faces": FACES, "sound": SOUND, "sound and text": SPEAKERS}
+    {"landmarks": LANDMARKS, "faces": FACES, "aligned faces": ALIGNED, "sound": SOUND, "sound and text": SPEAKERS}
 )
 """`System.driven_by` → how a driving file or clip is turned into what `encode_driving` reads."""
 

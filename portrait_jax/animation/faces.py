@@ -1,15 +1,13 @@
 """Systems that are driven by pictures of a face: a driving video becomes face crops, or stored motion is used as it is.
 
 The crops are cut as X-NeMo's release does (`face.boxes`): the box of the first frame, moved along the smoothed track of the
-face. They are kept on the disk in pieces, so that neither a long driver lies in memory nor an interruption loses them.
+face. They are kept on the disk (`animation.pieces`).
 """
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
@@ -17,17 +15,16 @@ import numpy as np
 
 from portrait_jax.animation.driving import is_sequence, load_driving, pictures, resampled_rows
 from portrait_jax.animation.landmarks import video_sound
+from portrait_jax.animation.pieces import cut_pieces
 from portrait_jax.animation.portrait import Portrait
-from portrait_jax.animation.signals import Clip, Drive, Driver, Report, Request, Signals
+from portrait_jax.animation.signals import Clip, Drive, Driver, Request, Signals
 from portrait_jax.errors import ConfigError, InputFileError, nearest
 from portrait_jax.face.boxes import box_triplet, detector_box, motion_crop, motion_track, scaled_square
-from portrait_jax.media.files import FilePath, atomic_output, checked_input
+from portrait_jax.media.files import FilePath, checked_input
 from portrait_jax.media.video import read_frames
 from portrait_jax.systems.system import System
 from portrait_jax.typing import Array, Float, Image, Int, Params, UInt8, Video
 
-PIECE, HELD = 32, 4
-"""Frames in a piece of the cache, and pieces that are held in memory."""
 STORED_FPS = 25.0
 """Of stored motion that names no rate and for which none is asked."""
 LIMIT = 1 << 30
@@ -130,48 +127,18 @@ def load(request: Request) -> Drive:
     size, fps = (driving.sequence.height, driving.sequence.width), driving.sequence.fps
     places = place(boxes, size, request.portrait)
     track = motion_track(boxes, size)
-    cut_pieces(read_frames(request.path, fps=fps), track, system.face_size, request.cache, request.report)
-    crops = stored_faces(request.cache)
+
+    def cut(number: int, image: Image) -> dict[str, np.ndarray]:
+        return {"faces": motion_crop(image, track[number], system.face_size)}
+
+    kept = cut_pieces(read_frames(request.path, fps=fps), len(track), cut, request.cache, request.report)
+
+    def crops(frames: Int[np.ndarray, " f"]) -> Video:
+        return kept(frames)["faces"]
+
     rows = {"driving": pictures(driving), "face": lambda frames: list(crops(np.array(frames)))}
     signals = face_signals(crops, places, request.portrait, system.face_size)
     return Drive(signals, len(boxes), fps, driving.thumbnail_frames, rows)
-
-
-def cut_pieces(
-    frames: Iterator[Image], track: Float[np.ndarray, "f 4"], side: int, cache: Path, report: Report
-) -> None:
-    """Writes the crops of a video in pieces of `PIECE` frames; pieces that are there are not made again."""
-    whole = len(track)
-    starts = range(0, whole, PIECE)
-    first = next((start for start in starts if not piece(cache, start).exists()), whole)
-    held: list[np.ndarray] = []
-    if first == whole:
-        return
-    for number, image in enumerate(frames):
-        if number < first:
-            continue
-        held.append(motion_crop(image, track[number], side))
-        if len(held) == PIECE or number == whole - 1:
-            with atomic_output(piece(cache, number + 1 - len(held))) as partial_file:
-                np.savez_compressed(partial_file, faces=np.stack(held))
-            held = []
-            report("cutting the face out", number + 1, whole)
-
-
-def piece(cache: Path, start: int) -> Path:
-    """The piece that begins with frame `start`."""
-    return cache / f"faces_{start:08d}.npz"
-
-
-def stored_faces(cache: Path) -> Callable[[Int[np.ndarray, " f"]], Video]:
-    """Frame numbers → their crops out of the pieces in a folder, the last few of which stay in memory."""
-
-    @lru_cache(HELD)
-    def read(number: int) -> Video:
-        with np.load(piece(cache, number * PIECE), allow_pickle=False) as stored:
-            return stored["faces"]
-
-    return lambda frames: np.stack([read(int(i) // PIECE)[int(i) % PIECE] for i in frames])
 
 
 # Stored motion

@@ -24,6 +24,7 @@ from portrait_jax.animation.portrait import Portrait, is_by_hand, load_portrait
 from portrait_jax.animation.signals import Drive, Report, Request, silent
 from portrait_jax.errors import InputFileError, PortraitError
 from portrait_jax.face.detector import FaceDetector, model_path
+from portrait_jax.face.squares import paste
 from portrait_jax.media.audio import check_audible, read_blocks
 from portrait_jax.media.files import atomic_output, checked_input, digest
 from portrait_jax.media.image import write_image
@@ -31,7 +32,7 @@ from portrait_jax.media.mux import concat_segments
 from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.media.video import VideoWriter
 from portrait_jax.systems.system import frame_size
-from portrait_jax.typing import Int
+from portrait_jax.typing import Image, Int, UInt8
 
 SHEET_COLUMNS = 8
 
@@ -52,6 +53,7 @@ class Job:
     rotation: str = "absolute"
     prompts: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
     control: Path | None = None
+    paste_back: bool = False
     resume: bool = False
 
     @property
@@ -95,6 +97,11 @@ def animate_files(
         extension.check(animator.system)
     # Whatever can be wrong with the inputs should show before hours of work, not after them.
     portrait = _portrait(job, animator)
+    if job.paste_back and (portrait.picture is None or portrait.place is None):
+        raise InputFileError(
+            f"{job.portrait} is not animated as a part cut out of it, so there is nothing to paste back into; leave --paste_back "
+            "out, or give a larger picture with room around the face and sampling.framing 'face' or 'wide'"
+        )
     sound = driver_of(animator.system).sound(job.driving) if job.audio is None else job.audio
     if job.audio is not None:
         check_audible(read_blocks(job.audio), source=job.audio)
@@ -215,6 +222,7 @@ def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[st
         "face": job.face,
         "fps_asked": job.fps,
         "rotation": job.rotation,
+        "paste_back": job.paste_back,
         "prompts": {name: ids.tolist() for name, ids in job.prompts.items()},
     }
 
@@ -229,13 +237,19 @@ def _sample(animator: Animator, job: Job, portrait: Portrait, drive: Drive, repo
         if len(frames):
             with VideoWriter(parts.segment(job.parts, done), drive.fps) as writer:
                 for frame in frames:
-                    writer.write(frame)
+                    writer.write(_placed(frame, portrait) if job.paste_back else frame)
         # Copies: a view would keep its whole chunk in memory.
         kept.update({i: frames[i - done].copy() for i in drive.shown if done <= i < done + len(frames)})
         done += len(frames)
         parts.save_position(job.parts, after, kept)
         report("animating", done, count)
     return kept
+
+
+def _placed(frame: UInt8[np.ndarray, "s s 3"], portrait: Portrait) -> Image:
+    """A frame of the result in the whole picture that its portrait was cut from."""
+    assert portrait.picture is not None and portrait.place is not None
+    return paste(frame, portrait.picture, portrait.place)
 
 
 def _sheet(portrait: Portrait, drive: Drive, kept: dict[int, np.ndarray]) -> np.ndarray:

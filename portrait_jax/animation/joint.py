@@ -82,6 +82,6 @@ def sample_groups(
                 yield held[0, :0], group, {"step": np.array(number), "state": jax.device_get(state), "held": held}
         latents = np.concatenate([held[0], np.asarray(solver.result(state)[0])])
         frames = np.concatenate([tiles.held(group), tiles.under(group)])
-        ordered, done = latents[np.argsort(frames)], int((frames < tiles.first_frame(group + 1)).sum())
+        ordered, done = latents[np.argsort(frames)], int((frames < tiles.begin(group + 1)).sum())
         carry = {**tiles.blank(solver, (1, *latents.shape[1:])), "held": ordered[None, done:]}
         yield ordered[:done], group + 1, carry

@@ -2,14 +2,16 @@
 
 Framings: "face", the square around the face; "whole", the whole picture on black bars, as Follow-Your-Emoji's release
 frames it (`dataset/val_dataset.py`), which sees the face as large as the picture shows it; "box", the square of twice the
-face's box, as X-NeMo's release cuts it (`face.boxes.portrait_square`); and "cover", for systems that make pictures wider than
+face's box, as X-NeMo's release cuts it (`face.boxes.portrait_square`); "wide", the largest square in three times the face's
+box, as HunyuanPortrait's release does (`face.squares.source_crop`); and "cover", for systems that make pictures wider than
 high, as Hallo3's release fits wide pictures to them (`hallo3/sample_video.py`): scaled to cover the frame, and cut in the middle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,25 +24,28 @@ from portrait_jax.face.by_hand import complete, load_points
 from portrait_jax.face.crops import face_box, square_crop
 from portrait_jax.face.detector import FaceDetector, model_path
 from portrait_jax.face.geometry import load_geometry
+from portrait_jax.face.squares import source_crop
 from portrait_jax.media.files import FilePath
 from portrait_jax.media.image import read_image, resize
-from portrait_jax.typing import Image, Landmarks, UInt8
+from portrait_jax.typing import Image, Int, Landmarks, UInt8
 
 MARGIN, LIFT = 0.51, 0.0
 """Room on each side of the face, in face sizes, and its middle's height: as in the procedural portraits."""
-FRAMINGS = ("face", "whole", "box", "cover")
+FRAMINGS = ("face", "whole", "box", "wide", "cover")
 
 
 class Portrait(NamedTuple):
     """A square picture (with the framing "cover" a wide one) and its landmarks in its pixels.
 
-    `picture` and `picture_landmarks` are what it was made from, as read from the file; None: the square itself.
+    `picture` and `picture_landmarks` are what it was made from, as read from the file; None: the square itself. `place` is
+    the part of `picture` that the square shows (left, top, right, bottom), where it shows such a part and nothing else.
     """
 
     image: Image
     landmarks: Landmarks
     picture: Image | None = None
     picture_landmarks: Landmarks | None = None
+    place: Int[np.ndarray, "4"] | None = None
 
     @property
     def whole(self) -> tuple[Image, Landmarks]:
@@ -75,7 +80,7 @@ def load_portrait(
 ) -> Portrait:
     """Reads a picture, finds the face (or takes it from `landmarks`), and makes the square that the system sees.
 
-    A picture that already is `size`×`size` is taken as it is, but for the framing "box".
+    A picture that already is `size`×`size` is taken as it is, but for the framings "box" and "wide".
 
     Args:
         path: any image file; an alpha channel goes over white.
@@ -84,7 +89,8 @@ def load_portrait(
             by hand (`.json`, `face.by_hand`).
         detector: needed without `landmarks`. With the framing "whole" it looks at the square, as the release does.
         framing: "face" cuts a square around the face, "whole" puts the picture on black bars, "box" cuts the square of twice the
-            face's box, "cover" fits pictures that are wider than high to `frame` and does with others as "whole".
+            face's box, "wide" the largest square in three times the box, "cover" fits pictures that are wider than high to
+            `frame` and does with others as "whole".
         frame: (height, width) in pixels, for "cover"; None: a square.
         bundle: where MediaPipe's face model is; only called for points set by hand.
 
@@ -105,15 +111,19 @@ def load_portrait(
         seen = _detected(detector, square, path) if points is None else placement.apply_landmarks(points)
         return Portrait(square, seen)
     points = _detected(detector, image, path) if points is None else points
-    if framing == "box":
-        return _boxed(image, points, size)
+    if framing in CUTS:
+        return CUTS[framing](image, points, size)
     if framing == "cover":
         covered, placement = covering(image, *(frame or (size, size)))
         return Portrait(covered, placement.apply_landmarks(points), image, points)
     if image.shape[:2] == (size, size):
         return Portrait(image, points)
     crop = square_crop(face_box(points), MARGIN, image.shape[:2], LIFT)
-    return Portrait(crop.apply(image, size), crop.apply_landmarks(points, size), image, points)
+    place = np.array([crop.x0, crop.y0, crop.x0 + crop.size, crop.y0 + crop.size])
+    inside = (place[:2] >= 0).all() and (place[2:] <= image.shape[1::-1]).all()
+    return Portrait(
+        crop.apply(image, size), crop.apply_landmarks(points, size), image, points, place if inside else None
+    )
 
 
 def _boxed(image: Image, points: Landmarks, size: int) -> Portrait:
@@ -122,6 +132,17 @@ def _boxed(image: Image, points: Landmarks, size: int) -> Portrait:
     moved = (points[..., :2] + square.padding - square.box[:2]) * (across, down)
     landmarks = np.concatenate([moved, points[..., 2:] * across], axis=-1).astype(np.float32)
     return Portrait(portrait_crop(image, square, size), landmarks, image, points)
+
+
+def _wide(image: Image, points: Landmarks, size: int) -> Portrait:
+    source = source_crop(image, face_box(points), size)
+    left, top, right, _ = (int(edge) for edge in source.square)
+    moved = (points - np.array([left, top, 0])) * (size / (right - left))
+    return Portrait(source.image, moved.astype(np.float32), image, points, source.square)
+
+
+CUTS: Mapping[str, Callable[[Image, Landmarks, int], Portrait]] = MappingProxyType({"box": _boxed, "wide": _wide})
+"""Framings that cut any picture, also one that has the right size."""
 
 
 def on_bars(image: Image, size: int) -> tuple[UInt8[np.ndarray, "{size} {size} 3"], Placement]:

@@ -31,10 +31,12 @@ class Signals:
         at: frame numbers → arrays "f ..." of these frames. They come in any order and more than once; only what is being
             sampled is asked for, so that a long driver never lies in memory as a whole.
         still: arrays without an axis of frames: what the portrait itself gives.
+        portrait: what `encode_portrait` is told beside the picture, by argument; without an axis of clips.
     """
 
     at: Callable[[Int[np.ndarray, " f"]], Mapping[str, np.ndarray]]
     still: Mapping[str, np.ndarray] = field(default_factory=dict)
+    portrait: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def batch(self, frames: Int[np.ndarray, " f"]) -> dict[str, np.ndarray]:
         """All arrays with a batch axis of one in front."""

@@ -7,20 +7,18 @@ box around its face oval and `face.five_points`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from portrait_jax.errors import ShapeError
 from portrait_jax.face.intensity import frame_levels
+from portrait_jax.face.topology import TOWARDS_BOX
 from portrait_jax.media.image import resize
 from portrait_jax.typing import Float, Image, Int, UInt8
 
-FACE_SIDE, HEAD_SIDE = 256, 512
-"""Pixels of a face crop; of a head crop before it is brought to the same size."""
-TOWARDS_BOX = 0.45
-"""How far a face crop's edges lie from the outermost points towards the first frame's box."""
+FACE_SIDE, PORTRAIT_SIDE = 256, 512
+"""Pixels of the release's driving crops, and of its portraits."""
 SOFT = 0.1
 """Share of a picture's sides over which it fades into its surroundings."""
 
@@ -76,37 +74,44 @@ class Source(NamedTuple):
     """In the whole picture; `paste` puts results there."""
 
 
-def source_crop(image: Image, box: Box, side: int = HEAD_SIDE) -> Source:
+def source_crop(image: Image, box: Box, side: int = PORTRAIT_SIDE) -> Source:
     """The square around a portrait's face, at `side` pixels."""
     square = widened_square(box, 1.0, image.shape[:2])
     return Source(resize(cut_padded(image, square), side, side, "bicubic"), square)
 
 
-def head_crop(image: Image, square: Int[np.ndarray, "4"]) -> UInt8[np.ndarray, "256 256 3"]:
+def head_crop(
+    image: Image, square: Int[np.ndarray, "4"], side: int = FACE_SIDE
+) -> UInt8[np.ndarray, "{side} {side} 3"]:
     """The wide crop from which the head's angles are read; `square` is the first frame's `widened_square`, the same for all."""
-    wide = resize(cut_padded(image, square), HEAD_SIDE, HEAD_SIDE, "bicubic")
-    return resize(wide, FACE_SIDE, FACE_SIDE, "bilinear")
+    wide = resize(cut_padded(image, square), 2 * side, 2 * side, "bicubic")
+    return resize(wide, side, side, "bilinear")
 
 
-def face_crop(image: Image, points_px: Float[np.ndarray, "5 2"], box: Box) -> UInt8[np.ndarray, "256 256 3"]:
+def face_crop(
+    image: Image, points_px: Float[np.ndarray, "5 2"], box: Box, side: int = FACE_SIDE
+) -> UInt8[np.ndarray, "{side} {side} 3"]:
     """The crop from which the expression is read."""
-    return resize(cut_padded(image, face_square(points_px, box)), FACE_SIDE, FACE_SIDE, "bilinear")
+    return resize(cut_padded(image, face_square(points_px, box)), side, side, "bilinear")
 
 
-def driving_signals(frames: Iterable[Image], points_px: Float[np.ndarray, "f 5 2"], box: Box) -> dict[str, np.ndarray]:
-    """What drives the system, of every frame: `faces`, `heads` (u8), `head_level`, `expression_level`.
+def driving_crops(
+    image: Image, points_px: Float[np.ndarray, "5 2"], box: Box, side: int = FACE_SIDE
+) -> dict[str, np.ndarray]:
+    """What is seen of one driving frame: `faces` and `heads`, u8 "side side 3".
 
     Args:
-        points_px: five points per frame, in pixels of the frame.
-        box: of the first frame's face.
+        points_px: the frame's five points.
+        box: of the face in the clip's first frame, whose pictures are all of one size.
     """
-    faces, heads, square = [], [], None
-    for image, points in zip(frames, points_px, strict=True):
-        square = widened_square(box, 1.0, image.shape[:2]) if square is None else square
-        faces.append(face_crop(image, points, box))
-        heads.append(head_crop(image, square))
+    square = widened_square(box, 1.0, image.shape[:2])
+    return {"faces": face_crop(image, points_px, box, side), "heads": head_crop(image, square, side)}
+
+
+def driving_levels(points_px: Float[np.ndarray, "f 5 2"]) -> dict[str, np.ndarray]:
+    """How much the face moves, for every frame of a clip: `head_level` and `expression_level`, int "f"."""
     head, expression = frame_levels(points_px)
-    return {"faces": np.stack(faces), "heads": np.stack(heads), "head_level": head, "expression_level": expression}
+    return {"head_level": head, "expression_level": expression}
 
 
 def soft_mask(height: int, width: int) -> Float[np.ndarray, "{height} {width} 1"]:

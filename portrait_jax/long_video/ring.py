@@ -6,18 +6,23 @@ Both ends of what drives the video fade to nothing, so that the ring closes wher
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.errors import ConfigError
 from portrait_jax.long_video.tiles import Tiles
-from portrait_jax.typing import Array, Float, Int
+from portrait_jax.typing import Int
 
 
-def ring_tiles(frames: int, length: int, overlap: int, steps: int, shift: int) -> Tiles:
-    """The windows of `ring_windows`, moved at each of `steps` solver steps as `ring_offsets` says; all frames count alike."""
-    windows = ring_windows(frames, length, overlap)
-    return Tiles(frames, windows, np.ones(length), ring_offsets(steps, length, shift))
+def ring_tiles(frames: int, length: int, overlap: int, steps: int, shift: int, ends: int = 0) -> Tiles:
+    """The windows of `ring_windows`, moved at each of `steps` solver steps as `ring_offsets` says; all frames count alike.
+
+    Args:
+        frames: of the video.
+        ends: frames before and after it in which motion fades in and out, and which are not shown.
+    """
+    around = frames + 2 * ends
+    windows = ring_windows(around, length, overlap)
+    return Tiles(around, windows, np.ones(length), ring_offsets(steps, length, shift), ends)
 
 
 def ring_windows(frames: int, length: int, overlap: int) -> Int[np.ndarray, "win f"]:
@@ -39,18 +44,3 @@ def ring_windows(frames: int, length: int, overlap: int) -> Int[np.ndarray, "win
 def ring_offsets(steps: int, length: int, shift: int) -> Int[np.ndarray, " s"]:
     """By how many frames the windows have moved at each step: backwards by `shift` more each time, a window's length at most."""
     return -(np.arange(steps) * shift % length)
-
-
-def faded(signal: Float[Array, "b f *rest"], pad: int) -> Float[Array, "b g *rest"]:
-    """`pad` frames before, from nothing to the first frame, and as many after, from the last frame to nothing.
-
-    The values at i = 0 … pad − 1 are first · i/pad and last · (1 − i/pad).
-    """
-    rise = (jnp.arange(pad) / max(pad, 1)).reshape(1, pad, *[1] * (signal.ndim - 2))
-    return jnp.concatenate([signal[:, :1] * rise, signal, signal[:, -1:] * (1 - rise)], axis=1)
-
-
-def held(signal: Float[Array, "b f *rest"], pad: int) -> Float[Array, "b g *rest"]:
-    """`pad` more frames at either end, all of them the first frame: what the release shows of poses there."""
-    first = jnp.repeat(signal[:, :1], pad, axis=1)
-    return jnp.concatenate([first, signal, first], axis=1)

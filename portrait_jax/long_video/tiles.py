@@ -30,12 +30,14 @@ class Tiles:
         weight: how much the frames of a window count, in order.
         offsets: by how many frames the windows lie further on at each step, around the end of the video; a single 0 if
             they do not move.
+        cut: how many frames at either end are made and not shown: what drives the video is held there, and fades.
     """
 
     frames: int
     index: Int[np.ndarray, "win t"]
     weight: Float[np.ndarray, " t"]
     offsets: Int[np.ndarray, " s"] = field(default_factory=lambda: np.zeros(1, int))
+    cut: int = 0
 
     @property
     def length(self) -> int:
@@ -97,14 +99,30 @@ class Tiles:
         """The frames of a group, ascending."""
         return np.flatnonzero(self.group_of == group)
 
-    def first_frame(self, group: int) -> int:
+    def begin(self, group: int) -> int:
         """The first frame of a group; `frames` for one past the end."""
         return int(self.under(group)[0]) if group < self.count else self.frames
+
+    def first_frame(self, group: int) -> int:
+        """The frame of what is shown that comes next once the groups before `group` are done."""
+        return min(max(self.begin(group) - self.cut, 0), self.frames - 2 * self.cut)
+
+    def shown(self, frames: Int[np.ndarray, " f"]) -> Int[np.ndarray, " f"]:
+        """Frames as they are counted in what is shown; those of the ends are its first and its last."""
+        return np.clip(frames - self.cut, 0, self.frames - 2 * self.cut - 1)
+
+    def strength(self, frames: Int[np.ndarray, " f"]) -> Float[np.ndarray, " f"]:
+        """How much of what drives the video is left in these frames: i / cut before the first one, i = 0 … cut − 1, 1 in all that
+        are shown, and 1 − i / cut after the last one."""
+        rise, fall = frames / max(self.cut, 1), 1 - (frames - (self.frames - self.cut)) / max(self.cut, 1)
+        return np.where(frames < self.cut, rise, np.where(frames < self.frames - self.cut, 1.0, fall)).astype(
+            np.float32
+        )
 
     def held(self, group: int) -> Int[np.ndarray, " f"]:
         """Frames that are done before `group` is begun but come after some that are not."""
         done = np.flatnonzero(self.group_of < group)
-        return done[done >= self.first_frame(group)]
+        return done[done >= self.begin(group)]
 
     def blank(self, solver: Solver, shape: tuple[int, int, int, int]) -> dict[str, PyTree]:
         """What is handed over before the first step of the first group; `shape` is (b, h, w, c) of one frame's latents.

@@ -22,6 +22,7 @@ SYSTEMS = {
 TASKS = {
     **SYSTEMS,
     "autoencoder": "portrait_jax.autoencoders.task:AutoencoderTask",
+    "face_motion": "portrait_jax.motion.face_task:FaceMotionTask",
     "motion_prior": "portrait_jax.motion.prior_task:MotionPriorTask",
     "motion_vqvae": "portrait_jax.motion.vqvae_task:MotionVQTask",
     "probe": "portrait_jax.metrics.probe:ProbeTask",

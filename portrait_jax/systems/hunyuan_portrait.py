@@ -21,14 +21,12 @@ from portrait_jax.adapters.decoupled_motion import copied_from_base, decoupled_m
 from portrait_jax.adapters.identity import IdentityAdapterConfig, identity_adapter
 from portrait_jax.adapters.landmark_guider import LandmarkGuider, LandmarkGuiderConfig
 from portrait_jax.adapters.motion_memory import MotionMemory, MotionMemoryConfig
-from portrait_jax.autoencoders.kl import KLConfig
+from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
 from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.autoencoders.temporal_decoder import AutoencoderKLTemporalDecoder
 from portrait_jax.backbones.svd_unet import SVDUNet, SVDUNetConfig
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.grid import karras_grid
-from portrait_jax.diffusion.guidance import Guidance, nested
-from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.solvers import Solver, solver_on
 from portrait_jax.encoders.arcface import ArcFace, ArcFaceConfig
 from portrait_jax.encoders.dinov2 import DINOv2, DINOv2Config, imagenet_pixels
@@ -36,27 +34,17 @@ from portrait_jax.encoders.face_motion import EXPRESSION, HEAD_POSE, head_pose
 from portrait_jax.encoders.resnet import ResNet, ResNetConfig
 from portrait_jax.errors import ConfigError
 from portrait_jax.long_video.joint import sample_joint
-from portrait_jax.long_video.overlap import frame_noise
-from portrait_jax.long_video.ring import faded, held, ring_tiles
+from portrait_jax.long_video.ring import ring_tiles
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.diffusing import LatentDiffusion
-from portrait_jax.systems.hunyuan_settings import (
-    ANGLES,
-    COLOURS,
-    LossConfig,
-    PortraitConfig,
-    RingConfig,
-    check_equal,
-    jittered,
-    scaled,
-    without,
-)
-from portrait_jax.systems.system import SamplingConfig
+from portrait_jax.systems.hunyuan_loss import PREDICTION, diffusion_loss, driver_of_batch
+from portrait_jax.systems.hunyuan_settings import ANGLES, LossConfig, PortraitConfig, check_equal, without
+from portrait_jax.systems.strips import few, sample_strip
+from portrait_jax.systems.system import SamplingConfig, guidance_of
+from portrait_jax.training.aligned import COLOURS, recognised_faces
 from portrait_jax.training.augment import AugmentConfig
 from portrait_jax.training.task import Stage
-from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
-
-PREDICTION = "v"
+from portrait_jax.typing import Array, Float, Image, Int, Num, Params, PRNGKeyArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +61,6 @@ class HunyuanPortrait(LatentDiffusion):
     memory_config: MotionMemoryConfig
     guider_config: LandmarkGuiderConfig
     portrait: PortraitConfig
-    ring: RingConfig
     loss_config: LossConfig
     augment_config: AugmentConfig
     sampling: SamplingConfig
@@ -82,13 +69,13 @@ class HunyuanPortrait(LatentDiffusion):
     face_size: int
     """Pixels of the face crops that the motion encoders see."""
     dtype: Any
+    temporal_decoder: bool = True
+    """Whether the autoencoder is Stable Video Diffusion's; False: one that decodes frame by frame."""
     name: str = "hunyuan_portrait"
 
     driven_by: ClassVar[str] = "aligned faces"
-    batch_keys: ClassVar[tuple[str, ...]] = (
-        "frames", "reference", "aligned", "faces", "heads", "head_level", "expression_level",
-    )  # fmt: skip
-    """What `loss` reads of a batch; `skeletons` too if there are any."""
+    batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "landmarks")
+    """What `loss` reads of a batch; `driving` and `skeletons` too if there are any."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError where two sizes that must agree do not."""
@@ -126,7 +113,6 @@ class HunyuanPortrait(LatentDiffusion):
             memory_config=from_mapping(MotionMemoryConfig, model.motion_memory),
             guider_config=from_mapping(LandmarkGuiderConfig, model.guider),
             portrait=from_mapping(PortraitConfig, model.portrait),
-            ring=from_mapping(RingConfig, config.ring),
             loss_config=from_mapping(LossConfig, config.loss),
             augment_config=from_mapping(AugmentConfig, {**vars(COLOURS), **config.augment}),
             sampling=from_mapping(SamplingConfig, config.sampling),
@@ -134,6 +120,7 @@ class HunyuanPortrait(LatentDiffusion):
             image_size=model.image_size,
             face_size=model.face_size,
             dtype=compute_dtype(config.compute_dtype),
+            temporal_decoder=model.temporal_decoder,
         )
 
     # The networks. All are plain functions of their parameters; building one costs nothing.
@@ -153,8 +140,9 @@ class HunyuanPortrait(LatentDiffusion):
         }
 
     @property
-    def autoencoder(self) -> AutoencoderKLTemporalDecoder:
-        return AutoencoderKLTemporalDecoder(self.autoencoder_config, dtype=self.dtype)
+    def autoencoder(self) -> AutoencoderKL | AutoencoderKLTemporalDecoder:
+        kind = AutoencoderKLTemporalDecoder if self.temporal_decoder else AutoencoderKL
+        return kind(self.autoencoder_config, dtype=self.dtype)
 
     @property
     def denoiser(self) -> SVDUNet:
@@ -170,10 +158,9 @@ class HunyuanPortrait(LatentDiffusion):
         return solver_on(self.sampling.solver, karras_grid(steps), PREDICTION)
 
     @property
-    def guidance(self) -> Guidance:
-        """First the portrait is added to nothing, then the motion to the portrait, each with a strength of its own."""
-        scales = (self.ring.appearance_guidance, self.ring.motion_guidance)
-        return nested(("uncond", "appearance", "cond"), scales)
+    def aligned_size(self) -> int:
+        """Side in pixels of the aligned faces that the recogniser sees."""
+        return self.recogniser_config.image_size
 
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
         """Fresh parameters; motion attention starts as a copy of the portrait's."""
@@ -204,17 +191,18 @@ class HunyuanPortrait(LatentDiffusion):
     # Conditioning
 
     def encode_portrait(
-        self, params: Params, portrait_u8: UInt8[Array, "b h w 3"], aligned_u8: UInt8[Array, "b s s 3"] | None = None
+        self, params: Params, portrait_u8: Num[Array, "b h w 3"], aligned_u8: Num[Array, "b s s 3"] | None = None
     ) -> Conditioning:
         """Who it is, once per clip: tokens, latents, and where sampling starts (§3.4).
 
-        `aligned_u8` is the face on the recogniser's template (`face.alignment`), without which the identity is zeros.
+        `aligned_u8` is the face on the recogniser's template (`face.five_points`), without which the identity is zeros. Both
+        are 0..255.
         """
         image = to_pm1(portrait_u8)
         pixels = imagenet_pixels(image, self.portrait.encoder_size)
         return self.describe(params, image, pixels, self.identity(params, len(image), aligned_u8))
 
-    def identity(self, params: Params, clips: int, aligned_u8: UInt8[Array, "b s s 3"] | None) -> Float[Array, "b e"]:
+    def identity(self, params: Params, clips: int, aligned_u8: Num[Array, "b s s 3"] | None) -> Float[Array, "b e"]:
         """Identity vectors of unit length; zeros where none is wanted or none can be had."""
         if aligned_u8 is None or not self.portrait.identity:
             return jnp.zeros((clips, self.recogniser_config.embedding))
@@ -269,10 +257,11 @@ class HunyuanPortrait(LatentDiffusion):
     def encode_driving(
         self, params: Params, portrait: Conditioning, driving: Mapping[str, Array]
     ) -> dict[str, Conditioning]:
-        """What drives the portrait, with `ring.pad` more frames at either end, for the three guidance branches.
+        """What drives the portrait in these frames, for the three guidance branches.
 
         `driving`: `faces` and `heads`, u8 "b f s s 3", and `head_level`, `expression_level`, int "b f" (`face.intensity`);
-        `skeletons`, u8 "b f H W 3", if there are any. Raises ConfigError if one is missing.
+        `skeletons`, u8 "b f H W 3", if there are any; `strength`, "b f", is how much of the motion is left in frames where it
+        fades in or out. Raises ConfigError if one is missing.
         """
         for name in ("faces", "heads", "head_level", "expression_level"):
             if name not in driving:
@@ -283,10 +272,11 @@ class HunyuanPortrait(LatentDiffusion):
         faces, heads = (jnp.asarray(driving[name]).astype(jnp.float32) / 255 for name in ("faces", "heads"))
         levels = (jnp.asarray(driving[name]) for name in ("head_level", "expression_level"))
         motion = self.motion_tokens(params, faces, heads, *levels)
+        if "strength" in driving:
+            motion = motion * jnp.asarray(driving["strength"])[:, :, None, None]
         skeletons = driving.get("skeletons")
         shown = None if skeletons is None else jnp.asarray(skeletons).astype(jnp.float32) / 255
-        spatial = self.pose_features(params, shown, *motion.shape[:2])
-        return self.branches(portrait, faded(motion, self.ring.pad), held(spatial, self.ring.pad))
+        return self.branches(portrait, motion, self.pose_features(params, shown, *motion.shape[:2]))
 
     def branches(
         self, portrait: Conditioning, motion: Float[Array, "b f k d"], spatial: Float[Array, "b f h w c"]
@@ -307,69 +297,47 @@ class HunyuanPortrait(LatentDiffusion):
         """v, for latents of unit variance."""
         return self.denoiser.apply({"params": params["denoiser"]}, noisy, timestep, conditioning)
 
-    def sample(
-        self, params: Params, branches: Mapping[str, Conditioning], rng: PRNGKeyArray
-    ) -> Float[Array, "b f h w c"]:
-        """Latents of all frames that `branches` cover, those of the ends included, by windows on a ring."""
-        motion = branches["cond"].motion
-        assert motion is not None
-        batch, frames = motion.shape[:2]
-        noise = frame_noise(rng, 0, frames, (batch, *self.latent_shape()), self.sampling.noise_share)
-        return self.sample_from(params, branches, noise)
-
     def sample_from(
         self, params: Params, branches: Mapping[str, Conditioning], noise: Float[Array, "b f h w c"]
     ) -> Float[Array, "b f h w c"]:
-        """`sample` from given unit-variance noise."""
+        """Latents of a whole ring in memory, from given unit-variance noise of all its frames, the ends included.
+
+        For comparisons, and for programs of many devices; `animation.Animator` does the same window by window.
+        """
         chosen = self.sampling
-        tiles = ring_tiles(noise.shape[1], chosen.window, chosen.overlap, chosen.steps, self.ring.shift)
+        tiles = ring_tiles(noise.shape[1], chosen.window, chosen.overlap, chosen.steps, chosen.shift)
         return sample_joint(
-            self.denoise, params, branches, noise, tiles, solver=self.solver(chosen.steps), guidance=self.guidance
+            self.denoise, params, branches, noise, tiles, solver=self.solver(chosen.steps), guidance=guidance_of(chosen)
         )
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
-        """Latents → images in [−1, 1], `ring.decode_chunk` frames at a time, which see each other."""
-        unscaled, size = latents / self.autoencoder_config.scaling_factor, self.ring.decode_chunk
+        """Latents → images in [−1, 1], `sampling.decode_chunk` frames at a time, which see each other."""
+        if not self.temporal_decoder:
+            return super().decode(params, latents)
+        unscaled = latents / self.autoencoder_config.scaling_factor
+        size = self.sampling.decode_chunk or latents.shape[1]
         chunks = [unscaled[:, first : first + size] for first in range(0, latents.shape[1], size)]
         run = partial(self.autoencoder.apply, {"params": params["autoencoder"]}, method="decode")
         return jnp.concatenate([run(chunk) for chunk in chunks], axis=1)
-
-    def render(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b g H W 3"]:
-        """The video of what `sample` returns: decoded, and the frames of the ends cut off."""
-        pad = self.ring.pad
-        return self.decode(params, latents)[:, pad : latents.shape[1] - pad]
 
     # Training
 
     def loss(
         self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Mean square error of v at levels ln σ̂ ~ N(0.7, 1.6²), with conditions dropped as guidance needs it.
+        """The diffusion loss (`systems.hunyuan_loss`).
 
-        Batch: `frames` u8 "b f H W 3", `reference` u8 "b H W 3", `aligned` u8 "b s s 3" of another frame (§3.4), `faces` and
-        `heads` u8 "b f s s 3", `head_level` and `expression_level` int "b f"; `skeletons` u8 "b f H W 3" if there are any.
+        Batch: `frames` u8 "b f H W 3" with `landmarks` "b f 478 3" in their pixels, and `reference` u8 "b H W 3", another frame
+        of the same video. What drives and the identity's aligned face are cut out of the frames, or out of `driving`, the same
+        frames before their style was changed; `skeletons` u8 "b f H W 3" if there are any.
         """
-        chosen, keys = self.loss_config, jax.random.split(rng, 5)
-        clean = jax.lax.stop_gradient(self.to_latents(params, to_pm1(batch["frames"])))
-        clips, frames = clean.shape[:2]
-        portrait = self.encode_portrait(params, batch["reference"], batch["aligned"])
-        faces, heads = (batch[name].astype(jnp.float32) / 255 for name in ("faces", "heads"))
-        faces = jittered(keys[4], faces, self.augment_config)
-        motion = self.motion_tokens(params, faces, heads, batch["head_level"], batch["expression_level"])
-        skeletons = batch.get("skeletons")
-        if skeletons is not None:
-            shown = jax.random.bernoulli(keys[0], 1 - chosen.drop_pose, (clips, 1, 1, 1, 1))
-            skeletons = skeletons.astype(jnp.float32) / 255 * shown
-        told = portrait.replace(motion=motion, spatial=self.pose_features(params, skeletons, clips, frames))
-
-        draw = jax.random.uniform(keys[1], (clips,))
-        said = scaled(told, draw >= chosen.drop_all, "image_tokens", "portrait")
-        said = scaled(said, draw >= chosen.drop_all + chosen.drop_motion, "motion")
-        log_level = chosen.level_mean + chosen.level_deviation * jax.random.normal(keys[2], (clips,))
-        level = jnp.exp(log_level)[:, None, None, None, None]
-        alpha = jax.lax.rsqrt(1 + level**2)
-        noise = jax.random.normal(keys[3], clean.shape)
-        output = self.denoise(params, alpha * clean + level * alpha * noise, log_level / 4, said)
-        target = training_target(PREDICTION, clean, noise, alpha, level * alpha)
-        loss = ((output.astype(jnp.float32) - target) ** 2).mean()
+        loss = diffusion_loss(self, params, batch, rng)
         return loss, {"diffusion": loss}
+
+    def samples(self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str) -> dict[str, Image]:
+        """Rows of truth and sample for a few clips."""
+        seen = few(batch)
+        driver = driver_of_batch(seen, self.face_size)
+        driving = driver | {name: 255 * driver[name] for name in ("faces", "heads")}
+        told = {"aligned_u8": 255 * recognised_faces(seen, rng, self.aligned_size)}
+        return {"clips": sample_strip(self, params, seen, driving, rng, told=told)}

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.errors import ConfigError, nearest
-from portrait_jax.training.augment import MARGIN, AugmentConfig, augment
-from portrait_jax.typing import Array, Bool, Float, PRNGKeyArray
+from portrait_jax.typing import Array, Bool
 
 ANGLES = 6
 """Last features of a motion token: three angles in degrees, and three places for the translation, which stay zero."""
@@ -46,20 +45,6 @@ class PortraitConfig:
 
 
 @dataclass(frozen=True)
-class RingConfig:
-    """Sampling beyond `SamplingConfig`; the defaults are the release's."""
-
-    appearance_guidance: float = 2.0
-    motion_guidance: float = 2.0
-    shift: int = 3
-    """Frames by which the windows move at every step."""
-    pad: int = 15
-    """Frames at either end in which motion fades in and out."""
-    decode_chunk: int = 8
-    """Frames that the decoder sees together."""
-
-
-@dataclass(frozen=True)
 class LossConfig:
     """Training, which was never released and of which the paper leaves most open: see docs/hunyuan_portrait.md."""
 
@@ -72,20 +57,6 @@ class LossConfig:
     """Share of clips trained without motion alone."""
     drop_pose: float = 0.2
     """Share of clips whose skeletons are black."""
-
-
-COLOURS = AugmentConfig(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1, scale=0.05, uneven=0.0, bend=0.0)
-"""Of face crops in training (§3.5 names colours; the strengths and the slight change of size are ours)."""
-
-
-def jittered(
-    rng: PRNGKeyArray, faces_01: Float[Array, "b f s s 3"], config: AugmentConfig
-) -> Float[Array, "b f s s 3"]:
-    """Face crops in other colours and of slightly other size, alike for all frames of a clip: less of them says who it is."""
-    side = faces_01.shape[2]
-    edge = side / 2 * (1 - 1 / MARGIN)
-    box = jnp.array([edge, edge, side - edge, side - edge])
-    return augment(rng, faces_01, jnp.broadcast_to(box, (*faces_01.shape[:2], 4)), side, config)
 
 
 def check_equal(pairs: Mapping[str, tuple[int, int]]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from portrait_jax.conditioning import Conditioning
-from portrait_jax.diffusion.guidance import Guidance, classifier_free, mimicking
+from portrait_jax.diffusion.guidance import Guidance, classifier_free, identity, mimicking, nested
 from portrait_jax.training.task import Task
 from portrait_jax.typing import Array, Float, Num, Params, UInt8
 
@@ -20,6 +20,9 @@ class SamplingConfig:
     steps: int = 30
     guidance: float = 3.5
     """1 runs the conditional branch alone."""
+    portrait_guidance: float | None = None
+    """Where portrait and motion are guided apart: how strongly the portrait is added to nothing, while `guidance` says how
+    strongly the motion is added to the portrait. None: one scale for all that is told."""
     mimic: float = 0.0
     """The weaker scale to whose range guidance keeps (dynamic thresholding, `diffusion.guidance.mimicking`); 0: it does not."""
     percentile: float = 0.995
@@ -35,7 +38,12 @@ class SamplingConfig:
     """How a long video is made: "overlap" (`long_video.overlap`), "prefix" (`long_video.prefix`), "progressive"
     (`long_video.progressive`), "continued" (`long_video.continued`: clips that go on from the pixels of the one before, by the
     system's own method), or windows denoised jointly (`long_video.joint`): "wrapped" (side by side, the last one goes on
-    with the first frames), "tiled" (overlapping, with Gaussian weights) or "shifted" (overlapping, elsewhere at every step)."""
+    with the first frames), "tiled" (overlapping, with Gaussian weights), "shifted" (overlapping, elsewhere at every step) or
+    "ring" (`long_video.ring`: `ends` at either side, moved by `shift`)."""
+    shift: int = 3
+    """Frames by which the windows of a "ring" move at every step."""
+    ends: int = 0
+    """Frames at either end of a "ring" in which motion fades in and out; they are made and not shown."""
     window: int = 16
     """Frames denoised together."""
     overlap: int = 4
@@ -44,11 +52,14 @@ class SamplingConfig:
     """What of the first window holds the colours of later "prefix" windows: a name of `long_video.prefix.ANCHORS`."""
     windows_per_chunk: int = 4
     """Windows per jitted call: what is in memory and what an interruption can lose."""
+    decode_chunk: int = 0
+    """Frames of jointly denoised windows that the decoder sees together; 0: as many as a window has."""
     noise_share: float = 0.0
     """Correlation between the noise of different frames, in temporal training and in sampling (`diffusion.noise`)."""
     framing: str = "face"
     """What of a portrait the system sees: the square around the "face", the "whole" on black bars, the square of twice the
-    face's "box", or as much as fills a frame that is wider than high, "cover" (`animation.portrait`)."""
+    face's "box", the "wide" one in three times the box, or as much as fills a frame that is wider than high, "cover"
+    (`animation.portrait`)."""
     alignment: str = "proportional"
     """How the driver's motion is moved onto the portrait: "proportional" (`face.alignment`), "metric", the release's
     (`face.metric`), or "none": the driver's landmarks are drawn where they are. For systems that are driven by faces:
@@ -56,8 +67,14 @@ class SamplingConfig:
 
 
 def guidance_of(sampling: SamplingConfig, scale: float | None = None) -> Guidance:
-    """The guidance that the settings name, at their own scale or another."""
-    scale = sampling.guidance if scale is None else scale
+    """The guidance that the settings name, at their own scale or another; branches that cancel out are not run."""
+    scale, portrait = sampling.guidance if scale is None else scale, sampling.portrait_guidance
+    if portrait not in (None, 1.0):
+        return nested(("uncond", "appearance", "cond"), (portrait, scale))
+    if portrait == scale == 1.0:
+        return identity()
+    if portrait == 1.0:
+        return nested(("appearance", "cond"), (scale,))
     if not sampling.mimic:
         return classifier_free(scale)
     return mimicking(scale, sampling.mimic, sampling.percentile, sampling.threshold_axes)

@@ -264,11 +264,19 @@ def with_names(found: Params, rename: Mapping[str, str]) -> Params:
 
 
 def fitted(found: Params, expected: PyTree, allow_unused: Sequence[str], widen: Sequence[str]) -> dict[str, Params]:
-    """What was found, without leaves that need not be used, and with kernels widened where that is allowed."""
+    """What was found, without leaves that need not be used, with kernels widened where that is allowed, and with convolutions of
+    one pixel as linear layers where the model has these."""
     want, have = flatten(expected), flatten(found)
     kept = {name: leaf for name, leaf in have.items() if name in want or not matches(name, allow_unused)}
-    wide = {name: widened(have[name], want[name].shape) for name in kept.keys() & want if matches(name, widen)}
+    kept |= {name: as_linear(kept[name], want[name]) for name in kept.keys() & want}
+    wide = {name: widened(kept[name], want[name].shape) for name in kept.keys() & want if matches(name, widen)}
     return unflatten({**kept, **wide})
+
+
+def as_linear(kernel: Any, wanted: Any) -> Any:
+    """The kernel of a convolution of one pixel as that of a linear layer, if that is `wanted`: both compute the same."""
+    shapes = getattr(kernel, "shape", None), getattr(wanted, "shape", None)
+    return kernel[0, 0] if None not in shapes and shapes[0] == (1, 1, *shapes[1]) else kernel
 
 
 def widened(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

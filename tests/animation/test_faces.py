@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from portrait_jax.animation import Animator, Portrait, animate_clip, faces, files
-from portrait_jax.animation.faces import positions, read_motion, reference_face, stored_faces
+from portrait_jax.animation import Animator, Portrait, animate_clip, faces, files, pieces
+from portrait_jax.animation.faces import positions, read_motion, reference_face
 from portrait_jax.animation.files import animate_files
+from portrait_jax.animation.pieces import stored_pieces
 from portrait_jax.animation.signals import Clip, Request
 from portrait_jax.errors import ConfigError, InputFileError, NoFaceError
 from portrait_jax.face.boxes import detector_box, motion_crop, motion_track, scaled_square
@@ -100,7 +101,7 @@ def request(animator, folder, cache, detector, path="driving.mp4", **changes) ->
 
 
 def test_crops_are_those_of_the_release_and_are_made_once(animator, folder, tmp_path, clip, monkeypatch):
-    monkeypatch.setattr(faces, "PIECE", 4)
+    monkeypatch.setattr(pieces, "PIECE", 4)
     known, silent = scene.fake_detector(clip), scene.fake_detector(clip, AssertionError("searched again"))
     drive = faces.load(request(animator, folder, tmp_path / "cache", known))
     frames, track = read_video(folder / "driving.mp4"), motion_track(detector_box(clip["landmarks"]), (64, 64))
@@ -108,25 +109,25 @@ def test_crops_are_those_of_the_release_and_are_made_once(animator, folder, tmp_
     order = np.array([10, 0, 3, 4, 4])
     np.testing.assert_array_equal(drive.signals.at(order)["faces"], expected[order])
     assert drive.count == scene.FRAMES and drive.fps == pytest.approx(scene.NTSC)
-    pieces = sorted((tmp_path / "cache").glob("faces_*"))
-    assert [path.name for path in pieces] == [f"faces_{start:08d}.npz" for start in (0, 4, 8)]
-    before = pieces[0].stat().st_mtime_ns
-    pieces[1].unlink(), pieces[2].write_bytes(b"of a run that was killed while nothing of the second was there")
+    found = sorted((tmp_path / "cache").glob("faces_*"))
+    assert [path.name for path in found] == [f"faces_{start:08d}.npz" for start in (0, 4, 8)]
+    before = found[0].stat().st_mtime_ns
+    found[1].unlink(), found[2].write_bytes(b"of a run that was killed while nothing of the second was there")
     again = faces.load(request(animator, folder, tmp_path / "cache", silent))
     np.testing.assert_array_equal(again.signals.at(order)["faces"], expected[order])
-    assert pieces[0].stat().st_mtime_ns == before
+    assert found[0].stat().st_mtime_ns == before
 
 
 def test_few_pieces_are_held_in_memory(tmp_path, monkeypatch):
     opened = []
     load = np.load
-    monkeypatch.setattr(faces.np, "load", lambda path, **options: opened.append(path) or load(path, **options))
+    monkeypatch.setattr(pieces.np, "load", lambda path, **options: opened.append(path) or load(path, **options))
     for number in range(6):
-        np.savez(faces.piece(tmp_path, number * faces.PIECE), faces=np.full((faces.PIECE, 2, 2, 3), number, np.uint8))
-    read = stored_faces(tmp_path)
-    found = read(np.arange(6 * faces.PIECE))
-    assert found[:, 0, 0, 0].tolist() == [i // faces.PIECE for i in range(len(found))] and len(opened) == 6
-    read(np.array([5 * faces.PIECE])), read(np.array([0]))
+        np.savez(pieces.piece(tmp_path, number * pieces.PIECE), x=np.full((pieces.PIECE, 2), number, np.uint8))
+    read = stored_pieces(tmp_path)
+    found = read(np.arange(6 * pieces.PIECE))["x"]
+    assert found[:, 0].tolist() == [i // pieces.PIECE for i in range(len(found))] and len(opened) == 6
+    read(np.array([5 * pieces.PIECE])), read(np.array([0]))
     assert len(opened) == 7, "the first piece was let go, the last was not"
 
 

@@ -23,9 +23,11 @@ from portrait_jax.interchange import layout_named
 from portrait_jax.sharding.mesh import batch_sharding, make_mesh
 from portrait_jax.sharding.rules import shardings
 from portrait_jax.systems import build
+from portrait_jax.systems.system import guidance_of
 from portrait_jax.training.loop import state_shapes
 from portrait_jax.training.optimizers import make_optimizer
-from portrait_jax.training.state import matches
+from portrait_jax.training.params import read_sources
+from portrait_jax.training.state import flatten, matches
 from portrait_jax.training.step import make_train_step
 from tests.weights import shapes
 
@@ -45,12 +47,13 @@ def test_the_release_has_the_sizes_of_the_published_layout():
 
 def test_the_release_takes_the_original_scripts_steps():
     system = build(hunyuan_portrait.get_config())
-    solver = system.solver(system.sampling.steps)
+    chosen, rule = system.sampling, guidance_of(system.sampling)
+    solver = system.solver(chosen.steps)
     np.testing.assert_allclose(solver.grid.sigma[[0, -1]] / solver.grid.alpha[[0, -1]], [700, 0.002], rtol=1e-6)
     np.testing.assert_allclose(solver.timesteps[[0, -1]], [1.63777, -1.55365], atol=1e-4)
-    assert (system.sampling.window, system.sampling.overlap, system.ring.shift, system.ring.pad) == (25, 3, 3, 15)
-    assert system.guidance.branches == ("uncond", "appearance", "cond")
-    combined = system.guidance.combine({name: jnp.full((1, 1, 1, 1, 1), value) for name, value in
+    assert (chosen.window, chosen.overlap, chosen.shift, chosen.ends, chosen.decode_chunk) == (25, 3, 3, 15, 8)
+    assert rule.branches == ("uncond", "appearance", "cond")
+    combined = rule.combine({name: jnp.full((1, 1, 1, 1, 1), value) for name, value in
                                         (("uncond", 1.0), ("appearance", 2.0), ("cond", 5.0))})  # fmt: skip
     assert combined.item() == 1 + 2 * 1 + 2 * 3
 
@@ -102,17 +105,40 @@ def test_ablations_leave_out_one_part_each():
         assert sum(getattr(one, part) != getattr(whole, part) for part in parts) == 1
 
 
+def test_the_demo_starts_from_the_embedded_denoisers_half_over_space():
+    """Of shapes alone: every leaf of the embedded model that means something here is taken, the halves over time begin anew."""
+    system = build(hunyuan_portrait.get_config("demo_stage1"))
+    stage, expected = system.stages["demo_stage1"], jax.eval_shape(system.init, jax.random.key(0))
+    found = read_sources(
+        expected, {"denoiser": stage.init_from["denoiser"]}, stage.allow_missing, allow_unused=stage.allow_unused,
+        rename=stage.rename,
+    )  # fmt: skip
+    taken, wanted = flatten(found["denoiser"]), flatten(expected["denoiser"])
+    fresh = {name for name in wanted if name not in taken}
+    assert all(re.search("temporal|time_mixer|time_pos_embed|add_embedding|processor", name) for name in fresh)
+    assert "down_blocks_0/resnets_0/spatial_res_block/conv1/kernel" in taken
+    assert "mid_block/attentions_0/transformer_blocks_0/attn1/to_q/kernel" in taken
+
+
+def test_demo_stages_follow_each_other_and_the_last_one_animates():
+    motion, first, second, last = (
+        build(hunyuan_portrait.get_config(name)) for name in ("demo_motion", "demo_stage1", "demo_stage2", "demo")
+    )
+    assert (motion.expression_config, motion.head_pose_config) == (first.expression_config, first.head_pose_config)
+    assert motion.face_size == first.face_size and first.denoiser_config == second.denoiser_config
+    assert last.denoiser_config == second.denoiser_config and last.image_size == 128
+    trainable = first.stages["demo_stage1"].trainable
+    assert not matches("head_pose/fc/kernel", trainable) and matches("expression/fc/kernel", trainable)
+    assert not matches("face_recogniser/bn1/running_mean", trainable)
+
+
 def batch_shapes(frames: int, mesh):
     """A global batch of one clip per device."""
-    b, u8, i32 = mesh.devices.size, jnp.uint8, jnp.int32
+    b, u8 = mesh.devices.size, jnp.uint8
     shapes = {
         "frames": ((b, frames, 512, 512, 3), u8),
         "reference": ((b, 512, 512, 3), u8),
-        "aligned": ((b, 112, 112, 3), u8),
-        "faces": ((b, frames, 256, 256, 3), u8),
-        "heads": ((b, frames, 256, 256, 3), u8),
-        "head_level": ((b, frames), i32),
-        "expression_level": ((b, frames), i32),
+        "landmarks": ((b, frames, 478, 3), jnp.float32),
     }
     placed = batch_sharding(mesh)
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed) for name, (shape, dtype) in shapes.items()}

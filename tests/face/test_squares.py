@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.errors import ShapeError
-from portrait_jax.face.squares import cut_padded, driving_signals, face_square, paste, widened_square
+from portrait_jax.face.squares import cut_padded, driving_crops, driving_levels, face_square, paste, widened_square
 
 IMAGE = np.random.default_rng(0).integers(1, 256, (60, 90, 3), dtype=np.uint8)
 POINTS = np.array([[40, 20], [52, 20], [46, 27], [41, 34], [51, 34]], np.float32)
@@ -34,10 +34,14 @@ def test_a_face_crop_follows_the_points_by_little_more_than_half():
 
 
 def test_every_driving_frame_has_its_crops_and_levels():
-    made = driving_signals(iter([IMAGE, IMAGE]), np.stack([POINTS, POINTS + 1]), BOX)
-    assert made["faces"].shape == made["heads"].shape == (2, 256, 256, 3)
-    np.testing.assert_array_equal(made["heads"][0], made["heads"][1])
-    assert made["head_level"].shape == made["expression_level"].shape == (2,)
+    made = [
+        driving_crops(IMAGE, points, BOX, side) for points, side in ((POINTS, 256), (POINTS + 9, 256), (POINTS, 32))
+    ]
+    assert [made[i]["faces"].shape for i in range(3)] == [(256, 256, 3), (256, 256, 3), (32, 32, 3)]
+    np.testing.assert_array_equal(made[0]["heads"], made[1]["heads"])
+    assert (made[0]["faces"] != made[1]["faces"]).any()
+    levels = driving_levels(np.stack([POINTS, POINTS + 1]))
+    assert {name: level.shape for name, level in levels.items()} == {"head_level": (2,), "expression_level": (2,)}
 
 
 def test_a_paste_changes_the_middle_and_leaves_edges_and_surroundings():

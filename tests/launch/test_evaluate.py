@@ -15,7 +15,7 @@ from portrait_jax.media.image import read_image
 from portrait_jax.metrics.detector import DEFAULT_WEIGHTS, Detector
 from portrait_jax.metrics.suite import BASELINES, METRICS, evaluate
 from portrait_jax.training.params import save_params
-from tests import tiny, tiny_xnemo
+from tests import tiny, tiny_hunyuan, tiny_xnemo
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +142,15 @@ def test_the_comparison_shows_each_method_of_each_group(evaluated):
 
 
 @pytest.mark.slow
-def test_a_system_that_sees_the_driver_is_compared_with_a_shuffled_one(tmp_path, root):
-    save_params(tmp_path / "tiny.safetensors", tiny.make_params(tiny_xnemo.make_system()), {"config": {}})
-    arguments = {"config": root / "tests" / "tiny_xnemo.py", "checkpoint": "tiny.safetensors", "output": "out"}
-    arguments |= {"identities": 1, "frames": 8, "steps": 1, "guidance": 1, "config.model.image_size": 64}
-    arguments |= {"config.sampling.alignment": "none"}
+@pytest.mark.parametrize(
+    ("module", "more"),
+    [(tiny_xnemo, {"config.sampling.alignment": "none"}), (tiny_hunyuan, {})],
+    ids=["xnemo", "hunyuan"],
+)
+def test_a_system_that_sees_the_driver_is_compared_with_a_shuffled_one(tmp_path, root, module, more):
+    save_params(tmp_path / "tiny.safetensors", tiny.make_params(module.make_system()), {"config": {}})
+    arguments = {"config": module.__file__, "checkpoint": "tiny.safetensors", "output": "out"}
+    arguments |= {"identities": 1, "frames": 8, "steps": 1, "guidance": 1, "config.model.image_size": 64, **more}
     command = [sys.executable, "-m", "launch.evaluate", *(f"--{name}={value}" for name, value in arguments.items())]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

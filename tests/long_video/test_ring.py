@@ -1,11 +1,10 @@
 """The ring: every frame is covered at every step, seams move, motion fades at both ends."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from portrait_jax.errors import ConfigError
-from portrait_jax.long_video.ring import faded, held, ring_offsets, ring_windows
+from portrait_jax.long_video.ring import ring_offsets, ring_tiles, ring_windows
 
 
 def test_windows_of_the_release_cover_the_ring_and_run_around_its_end():
@@ -21,12 +20,14 @@ def test_windows_move_back_by_a_few_frames_at_each_step():
     assert offsets[:3].tolist() == [0, -3, -6] and offsets[9:].tolist() == [-2, -5, -8]
 
 
-def test_ends_fade_from_and_to_nothing_and_poses_are_held():
-    signal = jnp.arange(1.0, 4.0).reshape(1, 3, 1, 1)
-    made = faded(signal, 4).ravel()
-    np.testing.assert_allclose(made, [0, 0.25, 0.5, 0.75, 1, 2, 3, 3, 2.25, 1.5, 0.75])
-    assert held(signal, 2).ravel().tolist() == [1, 1, 1, 2, 3, 1, 1]
-    np.testing.assert_array_equal(faded(signal, 0), signal)
+def test_ends_fade_from_and_to_nothing_and_are_not_shown():
+    ring = ring_tiles(3, 5, 2, 4, 1, ends=4)
+    frames = np.arange(ring.frames)
+    assert ring.shown(frames).tolist() == [0] * 5 + [1] + [2] * 5
+    np.testing.assert_allclose(ring.strength(frames), [0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    assert [ring.first_frame(group) for group in range(ring.count + 1)] == [0, 3]
+    whole = ring_tiles(3, 5, 2, 4, 1)
+    assert whole.frames == 3 and whole.strength(np.arange(3)).tolist() == [1, 1, 1]
 
 
 def test_impossible_overlaps_are_refused():

@@ -222,6 +222,15 @@ def test_leaves_may_have_another_name_in_a_source(tmp_path):
         read_sources(shapes, {"encoder": str(path)})
 
 
+def test_a_convolution_of_one_pixel_becomes_a_linear_layer(tmp_path):
+    kernel = np.arange(6, dtype=np.float32).reshape(1, 1, 2, 3)
+    save_params(tmp_path / "x.safetensors", {"net": {"proj": {"kernel": kernel}, "other": {"kernel": kernel}}}, {})
+    expected = {"net": {"proj": {"kernel": np.zeros((2, 3))}, "other": {"kernel": np.zeros((1, 1, 2, 3))}}}
+    found = read_sources(expected, {"net": str(tmp_path / "x.safetensors")})
+    np.testing.assert_array_equal(found["net"]["proj"]["kernel"], kernel[0, 0])
+    np.testing.assert_array_equal(found["net"]["other"]["kernel"], kernel)
+
+
 def test_declared_leaves_of_a_source_may_stay_unused(tmp_path):
     path = tmp_path / "x.safetensors"
     stored = {"encoder": {**params()["encoder"], "head": {"kernel": jnp.ones((2, 2))}}}

@@ -13,8 +13,9 @@ from portrait_jax.encoders.arcface import ArcFaceConfig
 from portrait_jax.encoders.dinov2 import DINOv2Config
 from portrait_jax.encoders.face_motion import EXPRESSION, HEAD_POSE
 from portrait_jax.systems.hunyuan_portrait import HunyuanPortrait
-from portrait_jax.systems.hunyuan_settings import COLOURS, LossConfig, PortraitConfig, RingConfig
+from portrait_jax.systems.hunyuan_settings import LossConfig, PortraitConfig
 from portrait_jax.systems.system import SamplingConfig
+from portrait_jax.training.aligned import COLOURS
 
 
 def system(width: int, **changes) -> HunyuanPortrait:
@@ -34,10 +35,9 @@ def system(width: int, **changes) -> HunyuanPortrait:
         "memory_config": MotionMemoryConfig(out=width - 6),
         "guider_config": LandmarkGuiderConfig((16, 16), 32),
         "portrait": PortraitConfig(),
-        "ring": RingConfig(),
         "loss_config": LossConfig(),
         "augment_config": COLOURS,
-        "sampling": SamplingConfig(solver="euler", steps=25, window=25, overlap=3),
+        "sampling": SamplingConfig(solver="euler", steps=25, window=25, overlap=3, portrait_guidance=2.0, guidance=2.0),
         "stages": {},
         "image_size": 32,
         "face_size": 32,

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.systems.hunyuan_portrait import HunyuanPortrait
-from portrait_jax.systems.hunyuan_settings import PortraitConfig, RingConfig
+from portrait_jax.systems.hunyuan_settings import PortraitConfig
 from portrait_jax.systems.system import SamplingConfig
 from tests.golden import assert_close, channels_last
 from tests.systems.hunyuan_portrait.made import system
@@ -58,15 +58,15 @@ def made() -> HunyuanPortrait:
             bucket=float(call["motion_bucket_id"]),
             noise=call["noise_aug_strength"],
         ),
-        ring=RingConfig(
-            appearance_guidance=call["min_guidance_scale1"],
-            motion_guidance=call["min_guidance_scale2"],
-            shift=call["shift_offset"],
-            pad=0,
-            decode_chunk=call["decode_chunk_size"],
-        ),
         sampling=SamplingConfig(
-            solver="euler", steps=call["num_inference_steps"], window=call["frames_per_batch"], overlap=call["overlap"]
+            solver="euler",
+            steps=call["num_inference_steps"],
+            portrait_guidance=call["min_guidance_scale1"],
+            guidance=call["min_guidance_scale2"],
+            window=call["frames_per_batch"],
+            overlap=call["overlap"],
+            shift=call["shift_offset"],
+            decode_chunk=call["decode_chunk_size"],
         ),
         image_size=call["height"],
     )
@@ -118,5 +118,5 @@ def test_latents_of_the_whole_ring_and_decoded_frames_match_golden(portrait, spa
     latents = one.sample_from(params(), branches, noise)
     expected = jnp.moveaxis(GOLDEN.outputs["latents"], 2, -1)
     assert_close(latents, expected, 1e-3)
-    frames = jax.jit(one.render)(params(), expected)
+    frames = jax.jit(one.decode)(params(), expected)
     assert_close(frames, channels_last(GOLDEN.outputs["frames"]))

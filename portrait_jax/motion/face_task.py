@@ -1,0 +1,119 @@
+"""Pre-training of the encoders that HunyuanPortrait reads motion with: what a face does, and how its head is turned.
+
+The paper (arXiv 2503.18860, appendix C.2) takes MegaPortraits' motion encoder, trained beforehand, and says no more. Here an
+expression's feature and the head's angles must suffice to redraw the driving face from another frame of the same person
+(`adversarial.head`); the network of the angles learns those of the landmarks, in degrees. All of it is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from portrait_jax.adversarial.head import DualHead
+from portrait_jax.encoders.face_motion import EXPRESSION, HEAD_POSE, head_pose
+from portrait_jax.encoders.resnet import ResNet, ResNetConfig
+from portrait_jax.settings import compute_dtype, from_mapping
+from portrait_jax.training import aligned
+from portrait_jax.training.augment import AugmentConfig
+from portrait_jax.training.task import Stage
+from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
+
+DEGREES = 45.0
+"""The generator is told angles in units of this."""
+
+Batch = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class FaceMotionLossConfig:
+    """Beside the head's weights (`adversarial.head.HeadWeights`)."""
+
+    angles: float = 0.1
+    """Weight of the mean error of yaw, pitch and roll, per degree."""
+
+
+@dataclass(frozen=True, eq=False)
+class FaceMotionTask:
+    """Trains sub-networks `expression` and `head_pose`; the head's are of no use afterwards."""
+
+    expression_config: ResNetConfig
+    head_pose_config: ResNetConfig
+    head: DualHead
+    loss_config: FaceMotionLossConfig
+    augment_config: AugmentConfig
+    stages: Mapping[str, Stage]
+    face_size: int
+    name: str = "face_motion"
+
+    batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "landmarks", "reference_landmarks")
+    """What `loss` reads of a batch; `driving` too if there is such a thing (`training.aligned`)."""
+
+    @classmethod
+    def from_config(cls, config: Any) -> FaceMotionTask:
+        """Builds the task from `config.model`, `config.loss`, `config.augment` and `config.train`; raises `ConfigError`."""
+        model, stage = config.model, Stage.from_config(config.train)
+        expression = from_mapping(ResNetConfig, {**vars(EXPRESSION), **model.expression})
+        head = DualHead.from_config(
+            model.head, motion=expression.width + 3, dtype=compute_dtype(config.compute_dtype), sources=stage.init_from
+        )
+        return cls(
+            expression_config=expression,
+            head_pose_config=from_mapping(ResNetConfig, {**vars(HEAD_POSE), **model.head_pose}),
+            head=head,
+            loss_config=from_mapping(FaceMotionLossConfig, config.loss),
+            augment_config=from_mapping(AugmentConfig, {**vars(aligned.COLOURS), **config.augment}),
+            stages={config.stage: stage},
+            face_size=model.face_size,
+        )
+
+    @property
+    def networks(self) -> dict[str, ResNet]:
+        """The encoders by sub-network; float32, as the system runs them."""
+        return {"expression": ResNet(self.expression_config), "head_pose": ResNet(self.head_pose_config)}
+
+    def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
+        """Fresh parameters of encoders and head."""
+        keys, face = jax.random.split(rng, 3), jnp.zeros((1, self.face_size, self.face_size, 3))
+        encoders = {name: net.init(key, face)["params"] for (name, net), key in zip(self.networks.items(), keys)}
+        return {**encoders, **self.head.init(keys[2])}
+
+    def loss(
+        self, params: Params, batch: Batch, rng: PRNGKeyArray, stage: str
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """The head's loss, and the mean error of the angles in degrees (metric `angles`)."""
+        gan, terms = self.head.loss(params, *self._redrawing(params, batch, rng))
+        heads = aligned.head_crops(batch, self.face_size)
+        found, _ = head_pose(self._read(params, "head_pose", 2 * heads + 1))
+        error = jnp.abs(found - aligned.head_angles(batch["landmarks"])).mean()
+        return gan + self.loss_config.angles * error, {"angles": error, **terms}
+
+    def adversary_loss(
+        self, params: Params, batch: Batch, rng: PRNGKeyArray, stage: str
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """What the head's discriminator minimises, on the pictures that `loss` judged; see `training.task`."""
+        return self.head.adversary_loss(params, *self._redrawing(params, batch, rng))
+
+    def _read(self, params: Params, name: str, pictures: Float[Array, "b f s s 3"]) -> Float[Array, "b f e"]:
+        clips = len(pictures)
+        out = self.networks[name].apply({"params": params[name]}, rearrange(pictures, "b f h w c -> (b f) h w c"))
+        return rearrange(out, "(b f) e -> b f e", b=clips)
+
+    def _redrawing(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Array, Array]:
+        """What is told of the driving faces, the reference faces, and the driving faces as they are."""
+        size = self.head.pictures.size
+        crops = aligned.jittered(rng, aligned.face_crops(batch, self.face_size), self.augment_config)
+        # The true angles: what they say the feature need not, and their network is not judged by pictures.
+        angles = aligned.head_angles(batch["landmarks"]) / DEGREES
+        motion = jnp.concatenate([self._read(params, "expression", crops), angles], axis=-1)
+        target = aligned.face_crops(batch, size)
+        return (
+            rearrange(motion, "b f e -> (b f) e"),
+            aligned.reference_crops(batch, size),
+            rearrange(target, "b f h w c -> (b f) h w c"),
+        )

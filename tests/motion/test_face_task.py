@@ -1,0 +1,87 @@
+"""Protects: the pre-training of motion encoders teaches both of them, measures angles in degrees, and is what its stage trains."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import hunyuan_portrait
+from portrait_jax.face.measures import head_pose
+from portrait_jax.motion.face_task import FaceMotionTask
+from portrait_jax.sharding.mesh import make_mesh, shard_batch
+from portrait_jax.systems import build
+from portrait_jax.training.optimizers import make_optimizer
+from portrait_jax.training.state import create_state, flatten
+from portrait_jax.training.step import make_train_step
+from tests.animation import scene
+from tests.tiny import make_params
+
+STAGE, FACE = "demo_motion", 32
+
+
+@functools.cache
+def task() -> FaceMotionTask:
+    """The demo's with the smallest networks."""
+    config = hunyuan_portrait.get_config(STAGE)
+    with config.unlocked():
+        config.model.face_size = FACE
+        config.model.expression.update({"layers": (1, 1), "channels": (4, 4), "out": 8})
+        config.model.head_pose.update({"layers": (1, 1), "channels": (4, 4), "norm_groups": 2})
+        config.model.head.update({"pictures": {"channels": (8, 8, 8), "style": 8, "group": 2}, "appearance": 8})
+        config.model.head.resnet.update({"layers": (1, 1), "channels": (4, 4)})
+        config.train.update({"steps": 1, "batch_size": 2, "frames": 2, "warmup_steps": 0})
+    return build(config)
+
+
+@pytest.fixture(scope="module")
+def batch() -> dict[str, np.ndarray]:
+    """Two clips of two frames, each with a third one as its reference."""
+    clips = [scene.make_clip(9)] * 2
+    chosen = [np.array([0, 6]), np.array([3, 8])]
+    return {
+        "frames": np.stack([clip["frames"][i] for clip, i in zip(clips, chosen)]),
+        "landmarks": np.stack([clip["landmarks"][i] for clip, i in zip(clips, chosen)]),
+        "reference": np.stack([clip["frames"][5] for clip in clips]),
+        "reference_landmarks": np.stack([clip["landmarks"][5] for clip in clips]),
+    }
+
+
+@pytest.mark.slow
+def test_a_step_moves_both_encoders_and_the_adversary(batch):
+    stage, mesh = task().stages[STAGE], make_mesh(data=1, devices=jax.devices()[:1])
+    optimizer = make_optimizer(stage)
+    with jax.set_mesh(mesh):
+        state = create_state(make_params(task()), stage, optimizer, jax.random.key(0))
+        before = jax.device_get(flatten(state.trainable))
+        after, metrics = make_train_step(task(), STAGE, optimizer, mesh)(state, shard_batch(batch, mesh))
+    moved = {leaf for leaf, value in flatten(after.trainable).items() if not np.array_equal(value, before[leaf])}
+    assert {leaf.split("/")[0] for leaf in moved} == {
+        "expression", "head_pose", "gan_generator", "appearance_encoder", "gan_discriminator",
+    }  # fmt: skip
+    assert np.isfinite(metrics["loss"]) and metrics["gan_recon"] > 0
+
+
+@pytest.mark.slow
+def test_the_error_of_the_angles_is_in_degrees_and_the_feature_is_not_told_them(batch):
+    one = task()
+    params = make_params(one)
+    params["head_pose"]["fc"] = jax.tree.map(jnp.zeros_like, params["head_pose"]["fc"])
+    given = jax.tree.map(jnp.asarray, batch)
+    (_, metrics), gradients = jax.jit(
+        jax.value_and_grad(lambda p: one.loss(p, given, jax.random.key(0), STAGE), has_aux=True)
+    )(params)
+    # A last layer of zeros says 0 degrees of everything.
+    assert metrics["angles"] == pytest.approx(np.abs(head_pose(batch["landmarks"])).mean(), rel=0.02)
+    for name in ("expression", "head_pose"):
+        assert any(np.any(leaf) for leaf in jax.tree.leaves(gradients[name])), name
+
+
+def test_full_size_encoders_are_those_of_the_release():
+    full, released = (build(hunyuan_portrait.get_config(name)) for name in ("motion", "released"))
+    assert (full.expression_config, full.head_pose_config) == (released.expression_config, released.head_pose_config)
+    shapes = jax.eval_shape(full.init, jax.random.key(0))
+    assert shapes["expression"]["fc"]["kernel"].shape == (2048, 512) and full.head.motion == 512 + 3
