@@ -122,8 +122,8 @@ class Animator:
         strategy = str(self.settings["strategy"])
         if strategy not in PLANS:
             raise ConfigError(f"sampling.strategy '{strategy}' is not known{nearest(strategy, list(PLANS))}")
-        sizes = (int(self.settings[name]) for name in ("window", "overlap", "steps"))
-        plan = PLANS[strategy](frames, *sizes, self.system.sampling)
+        window, overlap, steps = (int(self.settings[name]) for name in ("window", "overlap", "steps"))
+        plan = PLANS[strategy](frames, window, overlap, steps, self.system.sampling)
         return replace(plan, anchor=self.system.sampling.anchor) if isinstance(plan, Prefixed) else plan
 
     def blank(self, plan: Plan | Tiles | Clips) -> PyTree:

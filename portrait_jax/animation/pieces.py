@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +36,9 @@ def cut_pieces(frames: Iterable[Image], whole: int, cut: Cut, cache: Path, repor
             continue
         held.append(cut(number, image))
         if len(held) == PIECE or number == whole - 1:
+            arrays: dict[str, Any] = {name: np.stack([one[name] for one in held]) for name in held[0]}
             with atomic_output(piece(cache, number + 1 - len(held))) as partial_file:
-                np.savez_compressed(partial_file, **{name: np.stack([one[name] for one in held]) for name in held[0]})
+                np.savez_compressed(partial_file, **arrays)
             held = []
             report("cutting the face out", number + 1, whole)
     return stored_pieces(cache)

@@ -44,7 +44,8 @@ def face_crops(batch: Batch, size: int) -> Float[Array, "b f s s 3"]:
 def head_crops(batch: Batch, size: int) -> Float[Array, "b f s s 3"]:
     """The wider crops from which the head's angles are read, 0..1; the same place in all frames of a clip."""
     frames = driving_frames(batch)
-    squares = head_squares(oval_boxes(batch["landmarks"][:, 0]), frames.shape[2:4])
+    height, width = frames.shape[2:4]
+    squares = head_squares(oval_boxes(batch["landmarks"][:, 0]), (height, width))
     return cut(frames, jnp.broadcast_to(squares[:, None], (*frames.shape[:2], 4)), size)
 
 
