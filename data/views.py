@@ -14,7 +14,7 @@ from data.builder import open_split, read_statistics
 from data.records import decode_frames
 from data.schema import AUDIO_RATE
 from portrait_jax.errors import ConfigError
-from portrait_jax.typing import Float, Landmarks, Video
+from portrait_jax.typing import Float, Landmarks, UInt8, Video
 
 
 @runtime_checkable
@@ -64,7 +64,7 @@ def text(stored: str | bytes) -> str:
     return stored.decode() if isinstance(stored, bytes) else stored
 
 
-def fitted(frames: Video, size: int) -> Video:
+def fitted(frames: Video, size: int) -> UInt8[np.ndarray, "_ {size} {size} 3"]:
     """Square frames at `size` pixels, averaged where they shrink."""
     if frames.shape[1:3] == (size, size):
         return frames

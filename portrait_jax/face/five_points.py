@@ -5,7 +5,6 @@ Order: the eye on the picture's left, the one on its right, nose tip, left and r
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 from portrait_jax.face.topology import index
@@ -40,9 +39,8 @@ def aligned_face(
     image: Image, landmarks_px: Float[np.ndarray, "478 d"], size: int = 112
 ) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The face turned, scaled and moved onto the template by the least-squares similarity of its five points."""
-    # Landmarks count from the corner, OpenCV from pixel centres.
-    matrix = similarity(five_points(landmarks_px) - 0.5, TEMPLATE * (size / 112) - 0.5)
-    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    # Landmarks and template count from the corner of the first pixel, `_warped` from its middle.
+    return _warped(image, similarity(five_points(landmarks_px) - 0.5, TEMPLATE * (size / 112) - 0.5), size)
 
 
 def template_face(
@@ -52,9 +50,12 @@ def template_face(
 
     Source: HunyuanPortrait's release, src/dataset/test_preprocess.py, align_face.
     """
-    matrix = np.vstack([similarity(points_px, TEMPLATE * (size / 112)), [0, 0, 1]])
+    return _warped(image, similarity(points_px, TEMPLATE * (size / 112)), size)
+
+
+def _warped(image: Image, matrix: Float[np.ndarray, "2 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     y, x = np.mgrid[:size, :size]
-    place = np.linalg.inv(matrix) @ np.stack([x, y, np.ones_like(x)]).reshape(3, -1)
+    place = np.linalg.inv(np.vstack([matrix, [0, 0, 1]])) @ np.stack([x, y, np.ones_like(x)]).reshape(3, -1)
     # One black pixel all around: what lies outside fades to it.
     height, width = image.shape[:2]
     padded = np.pad(image.astype(np.float64), ((1, 2), (1, 2), (0, 0)))
