@@ -163,6 +163,10 @@ def test_settings_are_those_of_the_system_unless_given():
         "strategy": "overlap",
         "framing": "face",
         "alignment": "proportional",
+        "decode_chunk": 0,
+        "ends": 0,
+        "portrait_guidance": None,
+        "shift": 3,
     }
     assert Animator(system, {}).settings == base
     changed = Animator(system, {}, steps=7, guidance=0.0, length=6, overlap=0, windows_per_chunk=1)
