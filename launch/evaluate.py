@@ -10,7 +10,8 @@ own error. A system that sees the driver's pictures also stands beside itself dr
 metrics.json, table.md and comparison.png into OUTPUT.
 
 A system that sound drives is measured by --analysis sound (does the mouth follow?), anchors (do long videos keep their
-colours?) and attention_entropy: docs/anyexpress.md. With --manifest FILE the cases are those of a benchmark such as
+colours?) and attention_entropy: docs/anyexpress.md. --analysis motion says what a motion encoder's latents tell of what a face
+does, and of whose it is: docs/xnemo.md. With --manifest FILE the cases are those of a benchmark such as
 EmojiBench, with --analysis long_video long videos are made by every strategy and compared: docs/evaluation.md.
 """
 
@@ -29,7 +30,7 @@ from rich.console import Console
 
 from data.cases import average_person, evaluation_cases
 from launch import cli
-from launch.evaluations import attention, long_video, manifest, sound
+from launch.evaluations import attention, long_video, manifest, motion, sound
 from portrait_jax import systems
 from portrait_jax.animation import Animator, animate_clip
 from portrait_jax.errors import ConfigError
@@ -48,7 +49,9 @@ from portrait_jax.typing import Params
 
 HEARD = {"sound": sound.run, "anchors": sound.run_anchors, "attention_entropy": attention.run}
 """Analyses of what sound drives."""
-FITTING = {"sound": tuple(HEARD), "sound and text": ("sound",)}
+SEEN = {"long_video": long_video.run, "motion": motion.run}
+"""Analyses of what pictures or landmarks drive, beside people one by one."""
+FITTING = {"sound": tuple(HEARD), "sound and text": ("sound",), "faces": ("people", "long_video", "motion")}
 """What drives a system → the analyses that fit it, where these are not the others."""
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and stage: configs/NAME.py:STAGE.")
@@ -64,7 +67,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampling noise and of the pe
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default the config's.", lower_bound=1, upper_bound=1000)
 GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale; default the config's.", lower_bound=0)
 PROBE = flags.DEFINE_string("probe", str(DEFAULT_WEIGHTS), "The judging probe: a file or a training's workdir.")
-ANALYSIS = flags.DEFINE_enum("analysis", "people", ["people", "long_video", *HEARD], "What is measured.")
+ANALYSIS = flags.DEFINE_enum("analysis", "people", ["people", "long_video", "motion", *HEARD], "What is measured.")
 MANIFEST = flags.DEFINE_string("manifest", None, "A benchmark: one JSON object per case and line.")
 JUDGE = flags.DEFINE_enum("judge", "mediapipe", ["mediapipe", "probe"], "Who finds faces in a benchmark's results.")
 LANDMARKER = flags.DEFINE_string(
@@ -84,6 +87,7 @@ DEFAULT_FRAMES = {
     "sound": 100,
     "anchors": 1500,
     "attention_entropy": 16,
+    "motion": 8,
 }
 
 
@@ -123,12 +127,9 @@ def main() -> None:
     if kind in HEARD:
         HEARD[kind](compiled, sound.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value), settings)
         return
-    if kind == "long_video":
-        long_video.run(
-            compiled,
-            long_video.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value, LANDMARKER.value),
-            settings,
-        )
+    if kind in SEEN:
+        chosen = long_video.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value, LANDMARKER.value)
+        SEEN[kind](compiled, chosen, settings)
         return
     people(config, system, trained, output, frames, settings)
 
