@@ -120,7 +120,7 @@ def cut(clips_01: Clips, squares_px: Boxes, size: int) -> Float[Array, "b f s s 
     return fine.reshape(*fine.shape[:2], size, 2, size, 2, 3).mean((3, 5))
 
 
-def visible(clips_01: Clips, points_px: Float[Array, "b f y x 2"]) -> Float[Array, "b f y x 3"]:
+def visible(clips_01: Clips, points_px: Float[Array, "b f _ _ 2"]) -> Float[Array, "b f _ _ 3"]:
     """The frames at these (x, y), 0 being the left (upper) edge; black beyond them."""
     edge = jnp.array(clips_01.shape[3:1:-1], jnp.float32)
     inside = ((points_px >= 0) & (points_px <= edge)).all(-1, keepdims=True)

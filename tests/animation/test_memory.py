@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from portrait_jax.animation import Animator, Position, faces
+from portrait_jax.animation import Animator, Position, pieces
 from portrait_jax.animation.files import animate_files
 from portrait_jax.face.alignment import LandmarkSequence, save_landmarks
 from portrait_jax.long_video.overlap import init_carry
@@ -77,7 +77,7 @@ def peak(folder, alignment: str, **inputs) -> int:
 def test_memory_grows_by_the_drivers_landmarks_alone(tmp_path, monkeypatch, kind):
     clip = scene.fill(tmp_path)
     scene.install_detector(monkeypatch, tmp_path, clip)
-    monkeypatch.setattr(faces, "PIECE", 4)  # As many pieces of the short video are held as of the long one.
+    monkeypatch.setattr(pieces, "PIECE", 4)  # As many pieces of the short video are held as of the long one.
     from_video = kind in ("video with sound", "faces")
     inputs = {"driving": "long.mp4"} if from_video else {"driving": "long.npz", "audio": "long.mp4"}
     alignment = {"on the metric mesh": "metric", "faces": "in_place"}.get(kind, "proportional")

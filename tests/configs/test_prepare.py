@@ -7,11 +7,17 @@ import dataclasses
 import pytest
 
 from configs import prepare
+from data.motion_latents import LatentsConfig
 from data.prepare_synthetic import SyntheticConfig
 from data.prepare_video import VideoConfig
 from portrait_jax.errors import ConfigError
 
-SETTINGS = {"synthetic": SyntheticConfig, "video": VideoConfig, "motion": dataclasses.make_dataclass("Nothing", [])}
+SETTINGS = {
+    "synthetic": SyntheticConfig,
+    "video": VideoConfig,
+    "latents": LatentsConfig,
+    "motion": dataclasses.make_dataclass("Nothing", []),
+}
 
 
 @pytest.mark.parametrize("name", list(prepare.CONFIGS))
