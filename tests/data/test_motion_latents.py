@@ -57,6 +57,17 @@ def test_what_is_there_is_not_made_again(portraits, tiny, checkpoint, tmp_path):
     assert lost.read_bytes() == content
 
 
+def test_latents_of_two_encoders_are_not_mixed(portraits, system, checkpoint, tmp_path):
+    write_latents(LatentsConfig(), portraits, checkpoint, tmp_path / "latents")
+    other = tmp_path / "other.safetensors"
+    save_params(other, make_params(system, seed=1), {"config": tiny_xnemo.get_config().to_dict()})
+    (tmp_path / "latents" / "train" / "000000.npz").unlink()
+    with pytest.raises(ConfigError, match="another motion encoder"):
+        write_latents(LatentsConfig(), portraits, other, tmp_path / "latents")
+    with pytest.raises(ConfigError, match="at least 1"):
+        LatentsConfig(batch=0)
+
+
 def test_a_system_without_motion_encoder_is_refused(portraits, tmp_path):
     path = tmp_path / "other.safetensors"
     save_params(path, make_params(make_system()), {"config": get_config().to_dict()})
