@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test parity lint types notebook lock clean check-python
+.PHONY: help demo test faults parity lint types notebook lock clean check-python
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ demo: $(STAMPS)-run ## animate three portraits with the embedded model, and say 
 
 test: $(STAMPS)-dev ## run the unmarked tests on the CPU (PYTEST_ARGS="-k name" narrows them)
 	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(WORKERS) -m "not slow and not gpu and not parity" $(PYTEST_ARGS)
+
+faults: $(STAMPS)-dev ## kill trainings at twenty random moments, and whatever else of training and data is slow to break
+	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(WORKERS) -m "slow and not gpu" tests/training tests/data $(PYTEST_ARGS)
 
 parity: $(STAMPS)-parity ## compare every network with its PyTorch class (fetches PyTorch's CPU build)
 	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(WORKERS) --dist worksteal -m "parity and not slow" tests/parity $(PYTEST_ARGS)

@@ -164,7 +164,7 @@ def open_split(path: Path, split: str) -> Any:
     """A random-access source of records (`len`, `[i]`), decoded on access.
 
     Raises:
-        InputFileError: see `read_statistics`; the shards are missing. ConfigError: there is no such split.
+        InputFileError: see `read_statistics`; the shards are missing or cut short. ConfigError: there is no such split.
     """
     splits = read_statistics(path)["splits"]
     if split not in splits:
@@ -172,5 +172,5 @@ def open_split(path: Path, split: str) -> Any:
     folder = Path(path) / NAME / str(PortraitClips.VERSION)
     try:
         return tfds.builder_from_directory(str(folder)).as_data_source(split=split)
-    except (FileNotFoundError, ValueError, tfds.core.DatasetNotFoundError) as error:
+    except (FileNotFoundError, ValueError, RuntimeError, tfds.core.DatasetNotFoundError) as error:
         raise InputFileError(f"the shards in {folder} cannot be opened ({error}); prepare them again") from error

@@ -13,7 +13,7 @@ from data import synthetic
 from data.builder import open_split, read_statistics
 from data.records import decode_frames
 from data.schema import AUDIO_RATE
-from portrait_jax.errors import ConfigError
+from portrait_jax.errors import ConfigError, InputFileError
 from portrait_jax.typing import Float, Landmarks, UInt8, Video
 
 
@@ -114,7 +114,12 @@ class RecordSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Any:
-        return self._records[index]
+        """Raises InputFileError for a record that is not what was written."""
+        try:
+            return self._records[index]
+        except RuntimeError as error:
+            reason = str(error).split(";", 1)[0]
+            raise InputFileError(f"record {index} of {self._origin} is damaged ({reason}); prepare it again") from error
 
     def view(self, item: Any, rng: np.random.Generator) -> View:
         return RecordView(item, self._size, self._origin)

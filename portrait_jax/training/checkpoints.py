@@ -1,38 +1,57 @@
 """Checkpoints of a run: the train state, the data state and the config, saved together, restored on any mesh.
 
-Layout of a run's workdir: `checkpoints/<step>/{params,optimizer,meta}`. The only module that knows orbax. A step that
-was not written to its end carries no commit mark and is ignored.
+Layout of a run's workdir: `checkpoints/<step>/{params,optimizer,meta}`, and `seals/` with their checksums. The only module that
+knows orbax. A step that was not written to its end carries no commit mark and is ignored; one that is damaged gives way to the
+one before, with a warning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from portrait_jax.errors import CheckpointError, ShapeError, listed
+from portrait_jax.training import seals
 from portrait_jax.training.state import TrainState
 from portrait_jax.typing import PyTree
 
 FOLDER = "checkpoints"
+Found = TypeVar("Found")
 Meta = dict[str, Any]
 """`{"data": loader state, "config": config, "stage": name}`: JSON-able."""
 
 
-def manager(workdir: Path, keep: int | None = None, *, create: bool = False) -> ocp.CheckpointManager:
-    """Orbax's manager of a workdir's checkpoints."""
+class DamagedError(CheckpointError):
+    """A checkpoint's files are not what was written."""
+
+
+def manager(workdir: Path, keep: int | None = None, best: int = 0, *, create: bool = False) -> ocp.CheckpointManager:
+    """Orbax's manager of a workdir's checkpoints; of all that are made the newest `keep` stay, and the `best` of least loss."""
+    policies = [LatestN(keep)] if keep else []
+    if best:
+        # The policy keeps those of the greatest number.
+        policies.append(
+            BestN(get_metric_fn=lambda metrics: -metrics["loss"], n=best, keep_checkpoints_without_metrics=False)
+        )
     handlers = {
         "params": ocp.StandardCheckpointHandler(),
         "optimizer": ocp.StandardCheckpointHandler(),
         "meta": ocp.JsonCheckpointHandler(),
     }
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=create, enable_async_checkpointing=create, cleanup_tmp_directories=create
+        preservation_policy=AnyPreservationPolicy(policies) if policies else None,
+        create=create,
+        enable_async_checkpointing=create,
+        cleanup_tmp_directories=create,
     )
     return ocp.CheckpointManager(Path(workdir).absolute() / FOLDER, options=options, item_handlers=handlers)
 
@@ -49,11 +68,16 @@ class Checkpoints:
     Args:
         workdir: the run's directory; it is made.
         keep: the newest checkpoints that stay on disk.
+        best: how many of least loss stay beside them.
+        start: where the run goes on; what is newer was found damaged, and is removed.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2) -> None:
+    def __init__(self, workdir: Path, keep: int = 2, best: int = 0, start: int | None = None) -> None:
         self.workdir = Path(workdir)
-        self._manager = manager(self.workdir, keep, create=True)
+        self._manager = manager(self.workdir, keep, best, create=True)
+        for step in self._manager.all_steps():
+            if start is not None and step > start:
+                self._manager.delete(step)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -61,55 +85,82 @@ class Checkpoints:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._manager.close()
 
-    def save(self, state: TrainState, meta: Meta) -> None:
+    def save(self, state: TrainState, meta: Meta, loss: float = float("nan")) -> None:
         """Starts saving at `state.step`; returns once the state is copied, so that its buffers may be donated.
 
-        `meta` must be the loader's state *before* it gives the next batch, or resuming skips one. A step that is there
-        already is left as it is.
+        `meta` must be the loader's state *before* it gives the next batch, or resuming skips one. `loss` is what `best` goes by. A
+        step that is there already is left as it is.
+
+        Raises:
+            CheckpointError: if this step, or the one before, cannot be written: the disk is full, say.
         """
         step = int(state.step)
         if step == self._manager.latest_step():
             return
+        self.wait()
         params, optimizer = split_state(state)
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(params),
             optimizer=ocp.args.StandardSave(optimizer),
             meta=ocp.args.JsonSave(meta),
         )
-        try:
-            self._manager.save(step, args=items)
-        except OSError as error:
-            raise CheckpointError(f"cannot save step {step} to {self.workdir}: {error}; free some space") from error
+        metrics = {"loss": loss} if loss == loss else None
+        with unwritten(self.workdir):
+            self._manager.save(step, args=items, metrics=metrics)
 
     def preempted(self, step: int) -> bool:
         """Whether the machine is about to be taken away (all hosts agree on the step)."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def wait(self) -> None:
-        """Blocks until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Blocks until everything is on disk, and seals it.
+
+        Raises:
+            CheckpointError: if it could not be written.
+        """
+        with unwritten(self.workdir):
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                steps = self._manager.all_steps()
+                for step in steps:
+                    seals.seal(self.workdir / FOLDER / str(step))
+                seals.forget(self.workdir / FOLDER, steps)
+
+
+@contextlib.contextmanager
+def unwritten(workdir: Path) -> Iterator[None]:
+    """Turns orbax's and TensorStore's ways to say that something cannot be written into one."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().split("\n", 1)[0][:200]
+        raise CheckpointError(
+            f"cannot save to {workdir}: {reason}; free some space, then the same command goes on from the checkpoint before"
+        ) from error
 
 
 def restore(workdir: Path, template: TrainState) -> tuple[TrainState, Meta]:
-    """Reads the newest checkpoint into `template`'s structure, shapes, dtypes and shardings.
+    """Reads the newest whole checkpoint into `template`'s structure, shapes, dtypes and shardings.
 
     Args:
         template: a train state of arrays or of `ShapeDtypeStruct`s with shardings; the mesh may be another.
 
     Raises:
-        CheckpointError: if there is none, if it is damaged, or if it holds other parameters.
+        CheckpointError: if there is none, if all are damaged, or if it holds other parameters.
         ShapeError: if a parameter has another shape.
     """
     params, optimizer = split_state(jax.tree.map(abstract, template))
-    with reader(workdir) as opened:
-        step = complete_step(opened, workdir)
+
+    def read(opened: ocp.CheckpointManager, step: int) -> Mapping[str, Any]:
         compare(stored_shapes(opened, step, workdir), params, f"checkpoint {step} of {workdir}")
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(params),
             optimizer=ocp.args.StandardRestore(optimizer),
             meta=ocp.args.JsonRestore(),
         )
-        found = restore_items(opened, step, items, workdir)
+        return restore_items(opened, step, items, workdir)
+
+    _, found = newest(workdir, read)
     state = template.replace(
         **{name: found["params"][name] for name in ("trainable", "frozen")},
         **found["optimizer"],
@@ -119,22 +170,48 @@ def restore(workdir: Path, template: TrainState) -> tuple[TrainState, Meta]:
 
 
 def read_params(workdir: Path) -> tuple[dict[str, PyTree], Meta, int]:
-    """Reads `{"trainable", "frozen", "ema"}` of the newest checkpoint to one device, without a template.
+    """Reads `{"trainable", "frozen", "ema"}` of the newest whole checkpoint to one device, without a template.
 
     Returns:
         the parameters, the meta data, the step.
 
     Raises:
-        CheckpointError: if there is none, or it is damaged.
+        CheckpointError: if there is none, or all are damaged.
     """
-    with reader(workdir) as opened:
-        step = complete_step(opened, workdir)
-        here = SingleDeviceSharding(jax.local_devices()[0])
+    here = SingleDeviceSharding(jax.local_devices()[0])
+
+    def read(opened: ocp.CheckpointManager, step: int) -> Mapping[str, Any]:
         stored = stored_shapes(opened, step, workdir)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), stored)
         items = ocp.args.Composite(params=ocp.args.StandardRestore(shapes), meta=ocp.args.JsonRestore())
-        found = restore_items(opened, step, items, workdir)
+        return restore_items(opened, step, items, workdir)
+
+    step, found = newest(workdir, read)
     return found["params"], found["meta"], step
+
+
+def newest(workdir: Path, read: Callable[[ocp.CheckpointManager, int], Found]) -> tuple[int, Found]:
+    """What `read` makes of the newest checkpoint that is whole, and its step; a warning names each that is not.
+
+    Raises:
+        CheckpointError: if there is none, or all are damaged.
+    """
+    with reader(workdir) as opened:
+        steps = sorted(opened.all_steps(), reverse=True)
+        if not steps:
+            raise CheckpointError(f"{workdir} holds no complete checkpoint; let its training reach one")
+        for step in steps:
+            try:
+                if lost := seals.broken(Path(workdir) / FOLDER / str(step)):
+                    raise damaged(step, workdir, f"changed since it was saved: {listed(lost)}")
+                return step, read(opened, step)
+            except DamagedError as error:
+                if step == steps[-1]:
+                    raise CheckpointError(
+                        f"{error}, and none before it is whole; remove that folder to begin anew"
+                    ) from error
+                warnings.warn(f"{error}; trying the checkpoint before", stacklevel=2)
+    raise AssertionError("unreachable")
 
 
 def reader(workdir: Path) -> ocp.CheckpointManager:
@@ -142,14 +219,6 @@ def reader(workdir: Path) -> ocp.CheckpointManager:
     if not (Path(workdir) / FOLDER).is_dir():
         raise CheckpointError(f"{workdir} holds no checkpoints; give a training's workdir or a .safetensors file")
     return manager(workdir)
-
-
-def complete_step(opened: ocp.CheckpointManager, workdir: Path) -> int:
-    """The newest complete checkpoint's step; raises CheckpointError if there is none."""
-    step = opened.latest_step()
-    if step is None:
-        raise CheckpointError(f"{workdir} holds no complete checkpoint; let its training reach one")
-    return step
 
 
 def restore_items(
@@ -170,11 +239,11 @@ def stored_shapes(opened: ocp.CheckpointManager, step: int, workdir: Path) -> Py
         raise damaged(step, workdir, error) from error
 
 
-def damaged(step: int, workdir: Path, error: Exception) -> CheckpointError:
+def damaged(step: int, workdir: Path, error: Exception | str) -> DamagedError:
     """The message for a checkpoint whose files are broken."""
     folder = Path(workdir) / FOLDER / str(step)
     reason = str(error).strip().split("\n", 1)[0][:200]
-    return CheckpointError(f"{folder} is damaged ({reason}); remove that folder to go on from the checkpoint before")
+    return DamagedError(f"{folder} is damaged ({reason})")
 
 
 def abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

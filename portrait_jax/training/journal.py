@@ -71,18 +71,19 @@ class Journal:
     def __init__(self, writers: Sequence[Writer], every: int) -> None:
         self._writers, self._every = writers, max(every, 1)
         self._sums: dict[str, float] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
 
     def record(self, step: int, metrics: Mapping[str, float], *, last: bool = False) -> None:
-        """Adds one step; at multiples of `every`, and at the last step, writes the means since the line before."""
+        """Adds one step; at multiples of `every`, and at the last step, writes the means since the line before: each over the
+        steps that have that metric."""
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
         if step % self._every == 0 or last:
-            means = {name: total / self._count for name, total in self._sums.items()}
+            means = {name: total / self._counts[name] for name, total in self._sums.items()}
             for writer in self._writers:
                 writer.scalars(step, means)
-            self._sums, self._count = {}, 0
+            self._sums, self._counts = {}, {}
 
     def images(self, step: int, images: Mapping[str, Image]) -> None:
         """Hands pictures on."""

@@ -33,8 +33,6 @@ from portrait_jax.training.step import Batch, TrainStep, make_train_step
 from portrait_jax.training.task import LoopOptions, Stage, Task
 from portrait_jax.typing import Params, PRNGKeyArray, PyTree
 
-NOT_FINITE_LIMIT = 20
-"""Steps in a row with a loss that is not finite before training gives up."""
 COMPILE_ONCE = {"xla_backend_optimization_level": 0}
 """For a program that runs once: on a CPU, LLVM takes ten times longer to optimise hundreds of random initialisers."""
 
@@ -88,7 +86,7 @@ def train(
         ConfigError: for an unknown stage, patterns that match nothing, or a batch that does not fit the mesh.
         CheckpointError: for a damaged checkpoint, one with other parameters, or an `init_from` that is not there.
         InputFileError: if the workdir cannot be written.
-        PortraitError: if the loss stays infinite or not a number.
+        PortraitError: if too many steps in a row are skipped, since their loss or gradient is not finite.
         KeyboardInterrupt: after SIGINT or SIGTERM, once the state is saved.
     """
     workdir, options = Path(workdir), options or LoopOptions()
@@ -114,14 +112,14 @@ def train(
         train_step = compiled_step(task, stage_name, mesh, state, batch)
         meta: Meta = {"config": dict(config or {}), "stage": stage_name}
         with stop_signal() as stop, opened(workdir, options, start, writers) as (checkpoints, journal), progress:
-            report = Report(journal, progress, title, start, stage.steps)
+            report = Report(journal, progress, title, start, stage.steps, options.skip_limit)
             for step in range(start + 1, stage.steps + 1):
                 state, metrics = train_step(state, batch)
                 report.read_previous(step, metrics)
                 stopping = stop.asked or checkpoints.preempted(step)
                 if step % options.checkpoint_every == 0 or step == stage.steps or stopping:
                     report.flush()
-                    checkpoints.save(state, {**meta, "data": loader.get_state()})
+                    checkpoints.save(state, {**meta, "data": loader.get_state()}, report.mean_loss())
                 if options.sample_every and (step % options.sample_every == 0 or step == stage.steps):
                     draw(task, state, batch, stage_name, step, journal)
                 if stopping:
@@ -219,7 +217,7 @@ def opened(
     first_host = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         try:
-            checkpoints = stack.enter_context(Checkpoints(workdir, options.keep))
+            checkpoints = stack.enter_context(Checkpoints(workdir, options.keep, options.keep_best, start))
             own = [JsonLines(workdir / METRICS_FILE, start), *writers(start)] if first_host else []
         except OSError as error:
             raise InputFileError(f"cannot write the run to {workdir}: {error}; choose another workdir") from error
@@ -229,11 +227,16 @@ def opened(
 class Report:
     """Reads metrics one step late: step N is dispatched before the numbers of N−1 are waited for."""
 
-    def __init__(self, journal: Journal, progress: Bars, title: str, start: int, total: int) -> None:
-        self._journal, self._progress, self._title, self._total = journal, progress, title, total
+    def __init__(self, journal: Journal, progress: Bars, title: str, start: int, total: int, limit: int = 20) -> None:
+        self._journal, self._progress, self._title, self._total, self._limit = journal, progress, title, total, limit
         self._pending: tuple[int, PyTree] | None = None
-        self._broken = 0
+        self._skipped, self._losses = 0, []  # type: tuple[int, list[float]]
         progress.report(title, start, total)
+
+    def mean_loss(self) -> float:
+        """Of the steps that were not skipped since this was asked last; not a number if there is none."""
+        losses, self._losses = self._losses, []
+        return math.fsum(losses) / len(losses) if losses else math.nan
 
     def read_previous(self, step: int, metrics: PyTree) -> None:
         """Keeps this step's metrics and records those of the step before."""
@@ -243,21 +246,26 @@ class Report:
     def flush(self) -> None:
         """Records what is pending.
 
+        Of a skipped step only that it was skipped is recorded.
+
         Raises:
-            PortraitError: if the loss was not finite for many steps in a row.
+            PortraitError: if too many steps in a row were skipped.
         """
         if self._pending is None:
             return
         step, metrics = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self._journal.record(step, values, last=step == self._total)
-        self._progress.report(self._title, step, self._total, f"loss {values['loss']:.4f}")
-        self._broken = 0 if math.isfinite(values["loss"]) else self._broken + 1
-        if self._broken >= NOT_FINITE_LIMIT:
+        skipped = values["skipped"] > 0
+        self._journal.record(step, {"skipped": 1.0} if skipped else values, last=step == self._total)
+        self._progress.report(self._title, step, self._total, "skipped" if skipped else f"loss {values['loss']:.4f}")
+        self._skipped = self._skipped + 1 if skipped else 0
+        if not skipped:
+            self._losses.append(values["loss"])
+        if self._skipped >= self._limit:
             raise PortraitError(
-                f"the loss was not finite for {NOT_FINITE_LIMIT} steps up to step {step}; "
-                "lower train.lr or set train.clip_norm, then go on from an earlier checkpoint"
+                f"loss or gradient were not finite in {self._limit} steps in a row, up to step {step}; look at the data, lower "
+                "train.lr or set train.clip_norm, then go on from an earlier checkpoint"
             )
 
 
@@ -277,8 +285,15 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Stop]:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the current step; a second one acts at once."""
+    """Turns the first SIGINT or SIGTERM into a request to stop after the current step; a second one acts at once.
+
+    Of several processes one alone must not stop: there jax's own service hears SIGTERM, and all agree on the step
+    (`Checkpoints.preempted`).
+    """
     stop = Stop()
+    if jax.process_count() > 1:
+        yield stop
+        return
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop.asked:

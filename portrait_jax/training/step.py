@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +106,8 @@ def make_train_step(
         shardings: the state's shardings (`sharding.rules.shardings`); None lets the state's own placement decide.
 
     Metrics are the task's, plus `loss`, `grad_norm` (before clipping) and `lr`, all float32 scalars; with an adversary
-    these three of its own too, named `adversary_…`.
+    these three of its own too, named `adversary_…`. Where a loss or a gradient is not finite the step is skipped: nothing but
+    the number of the step changes, and the metric `skipped` is 1.
 
     Raises:
         ConfigError: if the stage has an adversary and the task no loss for it.
@@ -128,12 +130,21 @@ def make_train_step(
             ema = update_average(ema, trainable, state.step, settings.ema_decay)
         metrics = {**metrics, **progress(slopes, settings, state.step)}
         metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
-        return state.replace(step=state.step + 1, trainable=trainable, opt_state=opt_state, ema=ema), metrics
+        sound = finite(metrics)
+        after = {"trainable": trainable, "opt_state": opt_state, "ema": ema}
+        kept = {name: jax.tree.map(partial(jnp.where, sound), new, getattr(state, name)) for name, new in after.items()}
+        return state.replace(step=state.step + 1, **kept), {**metrics, "skipped": 1 - sound.astype(jnp.float32)}
 
     if shardings is None:
         return jax.jit(step, donate_argnums=0)
     inputs, outputs = (shardings, batch_sharding(mesh)), (shardings, None)
     return jax.jit(step, donate_argnums=0, in_shardings=inputs, out_shardings=outputs)
+
+
+def finite(metrics: Metrics) -> Array:
+    """Whether every loss and every norm of gradients is a number."""
+    told = [value for name, value in metrics.items() if name.endswith(("loss", "grad_norm"))]
+    return jnp.isfinite(jnp.stack(told)).all()
 
 
 def progress(gradients: Params, stage: Stage, step: Array) -> Metrics:

@@ -123,7 +123,11 @@ class LoopOptions:
     checkpoint_every: int = 1000
     """Steps between checkpoints; the last step is always saved."""
     keep: int = 2
-    """Checkpoints that stay on disk."""
+    """Newest checkpoints that stay on disk."""
+    keep_best: int = 0
+    """Checkpoints that stay beside them: those before which the mean loss was least."""
+    skip_limit: int = 20
+    """Steps in a row that may be skipped, for a loss or a gradient that is not finite, before the run gives up."""
     log_every: int = 10
     """Steps per line of metrics.jsonl; a line holds means over these steps."""
     sample_every: int = 0

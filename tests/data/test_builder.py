@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from data.builder import open_split, read_statistics
 from data.pipeline import make_loader
 from data.prepare_synthetic import SyntheticConfig, prepare_synthetic
 from data.records import unpack_mask
+from data.views import RecordSource
 from portrait_jax.errors import ConfigError, InputFileError
 
 
@@ -79,3 +81,16 @@ def test_random_access_gives_the_same_record_twice(portraits):
     source = open_split(portraits, "train")
     np.testing.assert_array_equal(source[3]["landmarks"], source[3]["landmarks"])
     assert source[3]["clip_id"] != source[2]["clip_id"]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_shard_that_is_cut_anywhere_is_an_error_that_names_the_data_set(portraits, tmp_path, number):
+    """Never other records than were written, and never a traceback."""
+    folder = shutil.copytree(portraits, tmp_path / "cut")
+    shard = max(folder.rglob("*train*array_record*"), key=lambda path: path.stat().st_size)
+    data = shard.read_bytes()
+    shard.write_bytes(data[: int(np.random.default_rng(number).integers(len(data)))])
+    with pytest.raises(InputFileError, match=r"cut.*prepare (it|them) again"):
+        source = RecordSource(folder, "train", 64)
+        for index in range(len(source)):
+            source[index]

@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -22,11 +24,11 @@ from portrait_jax.training.task import LoopOptions, Stage
 from tests.training.toy import ToyLoader, ToyTask, toy_stage
 
 
-def run(workdir, loader=None, mesh=None, **options):
+def run(workdir, loader=None, mesh=None, task=None, **options):
     """A quiet run of 12 steps on one device."""
     options = LoopOptions(**{"checkpoint_every": 4, "log_every": 1, **options})
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
-    return train(ToyTask(), "only", loader or ToyLoader(), workdir, options=options, mesh=mesh, quiet=True)
+    return train(task or ToyTask(), "only", loader or ToyLoader(), workdir, options=options, mesh=mesh, quiet=True)
 
 
 def losses(workdir):
@@ -207,8 +209,136 @@ def test_a_loss_that_stays_not_finite_ends_the_run(tmp_path):
             loss, metrics = super().loss(params, batch, rng, stage)
             return loss * np.nan, metrics
 
-    with pytest.raises(PortraitError, match="not finite for 20 steps"):
+    with pytest.raises(PortraitError, match="not finite in 20 steps in a row, up to step 20"):
         train(Broken(toy_stage(steps=100)), "only", ToyLoader(), tmp_path, quiet=True)
+    with pytest.raises(PortraitError, match="not finite in 3 steps in a row, up to step 3"):
+        run_task = Broken(toy_stage(steps=100))
+        train(run_task, "only", ToyLoader(), tmp_path / "few", options=LoopOptions(skip_limit=3), quiet=True)
+
+
+class Planted(ToyLoader):
+    """Not a number in one example of some batches."""
+
+    def __init__(self, *bad: int) -> None:
+        super().__init__()
+        self.bad = bad
+
+    def __next__(self):
+        number, batch = self.position, super().__next__()
+        if number in self.bad:
+            batch["x"][3, 2] = np.nan
+        return batch
+
+
+def test_a_bad_batch_is_skipped_and_counted_and_changes_nothing(tmp_path):
+    """A run whose fifth batch is broken ends as one whose fifth step does nothing."""
+    state = run(tmp_path / "planted", loader=Planted(4))
+    lines = read_lines(tmp_path / "planted" / "metrics.jsonl")
+    assert [line["step"] for line in lines if line["skipped"]] == [5] and "loss" not in lines[4]
+    assert int(state.step) == 12 and all(np.isfinite(leaf).all() for leaf in flatten(state.averaged_params).values())
+    run(tmp_path / "whole")
+    whole = losses(tmp_path / "whole")
+    assert [line["loss"] for line in lines[:4]] == [whole[step] for step in (1, 2, 3, 4)]
+    assert lines[5]["loss"] != whole[6], "what comes after goes on without it"
+
+
+def test_a_skipped_step_leaves_parameters_optimizer_and_average_as_they_were(tmp_path):
+    clean = run(tmp_path / "four", task=ToyTask(toy_stage(steps=4)))
+    skipped = run(tmp_path / "five", task=ToyTask(toy_stage(steps=5)), loader=Planted(4))
+    assert int(skipped.step) == int(clean.step) + 1
+    for name in ("trainable", "opt_state", "ema"):
+        ours, theirs = (jax.tree.leaves(getattr(state, name)) for state in (skipped, clean))
+        # The schedule knows the number of steps; what it gave before the bad batch differs with it, not by the skip.
+        assert len(ours) == len(theirs) and all(np.isfinite(leaf).all() for leaf in ours)
+    counts = [int(leaf) for leaf in jax.tree.leaves(skipped.opt_state) if leaf.dtype == np.int32 and leaf.ndim == 0]
+    assert counts and set(counts) == {4}, "the optimizer has seen four steps"
+
+
+def test_the_best_checkpoints_stay_beside_the_newest(tmp_path):
+    class Rising(ToyTask):
+        """Its loss is least at first: a batch says by how much it is larger."""
+
+        def loss(self, params, batch, rng, stage):
+            loss, metrics = super().loss(params, batch, rng, stage)
+            return 0.0 * loss + batch["more"].mean(), metrics
+
+    class More(ToyLoader):
+        def __next__(self):
+            number = self.position
+            return {**super().__next__(), "more": np.full((16, 1), abs(number - 4), np.float32)}
+
+    run(tmp_path, task=Rising(), loader=More(), checkpoint_every=2, keep=1, keep_best=1)
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
+    # Steps 5 and 6 see 0 and 1 more, steps 3 and 4 see 2 and 1.
+    assert kept == [6, 12]
+    assert sorted(path.name for path in (tmp_path / "seals").iterdir()) == ["12.json", "6.json"]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_run_ends_the_same(tmp_path):
+    run(tmp_path / "whole")
+    run(tmp_path / "hurt", task=ToyTask(toy_stage()), checkpoint_every=4, keep=3)
+    shutil.rmtree(tmp_path / "hurt" / "checkpoints" / "12")
+    victim = tmp_path / "hurt" / "checkpoints" / "8"
+    largest = max((path for path in victim.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    with pytest.warns(
+        UserWarning, match=r"checkpoints/8 is damaged \(changed since it was saved: .*trying the checkpoint before"
+    ):
+        run(tmp_path / "hurt", keep=3)
+    assert losses(tmp_path / "hurt") == losses(tmp_path / "whole")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(tmp_path / "hurt", keep=3)
+
+
+def test_a_full_disk_ends_the_run_with_what_to_do_and_leaves_the_checkpoint_before(tmp_path, root):
+    """No file may grow beyond what the first checkpoint needs: the second, of a larger state, cannot be written."""
+    program = (
+        "import resource, sys; from portrait_jax.errors import CheckpointError\n"
+        "from tests.training.toy import *\n"
+        "class Large(ToyLoader):\n"
+        "    def __next__(self):\n"
+        "        if self.position == 6: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        "        return super().__next__()\n"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "try: train(ToyTask(), 'only', Large(), sys.argv[1], options=LoopOptions(checkpoint_every=4), quiet=True,\n"
+        "           mesh=make_mesh(devices=jax.devices()[:1]))\n"
+        "except CheckpointError as error: print('said:', error); sys.exit(2)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 2 and "free some space" in ended.stdout, ended.stdout + ended.stderr[-2000:]
+    run(tmp_path)
+    run(tmp_path.parent / "whole")
+    after = losses(tmp_path)
+    assert {step: after[step] for step in range(5, 13)} == {
+        step: loss for step, loss in losses(tmp_path.parent / "whole").items() if step > 4
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(20))
+def test_a_kill_at_any_moment_changes_nothing(tmp_path, root, number):
+    """Saving goes on in the background at every second step; the moment is drawn, and the process has no say in it."""
+    run(tmp_path / "whole")
+    program = [sys.executable, "-m", "tests.training.toy", str(tmp_path / "killed"), "0.05", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    with subprocess.Popen(program, cwd=root, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for_step(tmp_path / "killed", 1, process)
+        time.sleep(float(np.random.default_rng(number).uniform(0, 1.0)))
+        process.kill()
+        process.wait()
+    run(tmp_path / "killed", checkpoint_every=2)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
 def test_an_unknown_stage_names_the_nearest(tmp_path):

@@ -108,7 +108,7 @@ def test_metrics_are_float32_scalars_with_gradient_norm_and_rate():
     with jax.set_mesh(mesh):
         state = initial_state(task, "only", 0, mesh, ".")
         _, metrics = make_train_step(task, "only", make_optimizer(task.stage), mesh)(state, next(ToyLoader()))
-    assert set(metrics) == {"loss", "error", "grad_norm", "lr"}
+    assert set(metrics) == {"loss", "error", "grad_norm", "lr", "skipped"} and metrics["skipped"] == 0
     assert all(value.shape == () and value.dtype == jnp.float32 for value in metrics.values())
 
 

@@ -113,11 +113,11 @@ class ToyLoader:
         self.position = state["position"]
 
 
-def main(workdir: str, pause: float) -> None:
-    options = LoopOptions(checkpoint_every=4, log_every=1)
+def main(workdir: str, pause: float, every: int = 4) -> None:
+    options = LoopOptions(checkpoint_every=every, log_every=1)
     mesh = make_mesh(devices=jax.devices()[:1])
     train(ToyTask(), "only", ToyLoader(pause=pause), workdir, options=options, mesh=mesh, quiet=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(sys.argv[1], float(sys.argv[2]), *map(int, sys.argv[3:]))
