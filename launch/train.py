@@ -4,8 +4,8 @@
     python -m launch.train --config configs/follow_your_emoji.py:demo_stage2 --workdir runs/demo
 
 The run lives in WORKDIR/STAGE; the same command goes on where a run was stopped or killed. Any key of the config can be
-set: `--config.train.steps=100`. With `--export FILE` nothing is trained: the newest parameters of WORKDIR are written
-to one safetensors file. More: docs/training.md.
+set: `--config.train.steps=100`. With `--coordinator` several processes train as one (docs/scale.md). With `--export FILE`
+nothing is trained: the newest parameters of WORKDIR are written to one safetensors file. More: docs/training.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from data.pipeline import make_loader
-from launch import cli
+from launch import cli, hosts
 from launch.writers import ImageFiles, TensorBoard
 from portrait_jax import systems
 from portrait_jax.errors import ConfigError
@@ -53,6 +53,7 @@ def main() -> None:
     if STEPS.value:
         config.train.steps = STEPS.value
     folder = cli.output_folder("workdir", WORKDIR.value)
+    hosts.join()
     with ending_at_once():
         run(config, folder)
 
@@ -88,7 +89,8 @@ def run(config: ConfigDict, folder: Path) -> None:
         )
     finally:
         loader.close()
-    print(f"trained {task.name}:{config.stage} to step {stage.steps}; the run is in {workdir}")
+    if jax.process_index() == 0:
+        print(f"trained {task.name}:{config.stage} to step {stage.steps}; the run is in {workdir}")
 
 
 @contextlib.contextmanager
