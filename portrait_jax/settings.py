@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 
 from portrait_jax.errors import ConfigError, nearest
+from portrait_jax.target import platform
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ def compute_dtype(name: str) -> jnp.dtype:
         ConfigError: for an unknown name.
     """
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = "float32" if platform() == "cpu" else "bfloat16"
     if name not in COMPUTE_DTYPES:
         raise ConfigError(f"compute_dtype '{name}' is not known{nearest(name, ['auto', *COMPUTE_DTYPES])}")
     return jnp.dtype(COMPUTE_DTYPES[name])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.target import platform
 from portrait_jax.typing import Array, Bool, Float
 
 LONG = 1 << 21
@@ -45,10 +46,10 @@ def attention(
 
 
 def _choose(q: Queries, k: Keys) -> str:
-    platform, (items, queries, heads, size), keys = jax.default_backend(), q.shape, k.shape[1]
-    if platform == "cpu":
+    target, (items, queries, heads, size), keys = platform(), q.shape, k.shape[1]
+    if target == "cpu":
         return "pieces" if items * heads * queries * keys > CACHE else "xla"
-    if platform == "gpu" and q.dtype.itemsize == 2 and size % 8 == 0 and size <= 128:
+    if target == "gpu" and q.dtype.itemsize == 2 and size % 8 == 0 and size <= 128:
         return "cudnn"
     return "chunked" if queries * keys >= LONG and queries > CHUNK else "xla"
 

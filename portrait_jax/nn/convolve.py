@@ -17,6 +17,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from portrait_jax.errors import ConfigError
+from portrait_jax.target import platform
 from portrait_jax.typing import Array, Float
 
 SAME = ((1, 1), (1, 1))
@@ -70,7 +71,7 @@ def _choose(x: Images, kernel: Kernel, stride: int, padding: Padding) -> str:
 
 
 def _on_processor(x: Images) -> bool:
-    return jax.default_backend() == "cpu" and x.dtype == jnp.float32
+    return platform() == "cpu" and x.dtype == jnp.float32
 
 
 def _heavy(x: Images, kernel: Kernel, stride: int) -> bool:
