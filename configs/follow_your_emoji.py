@@ -69,6 +69,7 @@ def base() -> ConfigDict:
                 "steps": 6,
                 # 1 is no guidance: 1.5 and 2 measured worse (docs/demo_checkpoint.md), and take twice the time.
                 "guidance": 1.0,
+                "guidance_interval": (0.0, 1.0),
                 "spacing": "trailing",
                 "previous": "listed",
                 "strategy": "overlap",

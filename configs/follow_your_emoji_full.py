@@ -40,6 +40,7 @@ def released(config: ConfigDict) -> None:
             "solver": "ddim",
             "steps": 30,
             "guidance": 3.5,
+            "guidance_interval": (0.0, 1.0),
             # infer.yaml `timestep_spacing`; the scheduler steps to t − 1000 // 30, which is not always the next of its list.
             "spacing": "trailing",
             "previous": "stride",

@@ -48,6 +48,7 @@ def get_config(name: str = "released") -> ConfigDict:
                 "steps": 50,
                 # The release names a guidance that grows with the steps and then overwrites it.
                 "guidance": 3.5,
+                "guidance_interval": (0.0, 1.0),
                 "spacing": "open",
                 "strategy": "continued",
                 "window": 49,

@@ -38,6 +38,7 @@ def get_config(name: str = "released") -> ConfigDict:
                 "steps": 25,
                 "portrait_guidance": 2.0,
                 "guidance": 2.0,
+                "guidance_interval": (0.0, 1.0),
                 "strategy": "ring",
                 "window": 25,
                 "overlap": 3,

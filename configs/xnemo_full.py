@@ -61,6 +61,7 @@ def base() -> ConfigDict:
                 "solver": "ddim",
                 "steps": 35,
                 "guidance": 2.5,
+                "guidance_interval": (0.0, 1.0),
                 "spacing": "leading",
                 "offset": 1,
                 "previous": "stride",

@@ -7,11 +7,10 @@ from functools import lru_cache, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.diffusion.guidance import Guidance
-from portrait_jax.diffusion.sampler import guided
+from portrait_jax.diffusion.sampler import guided_at
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.long_video.joint import Predict, denoise_group
 from portrait_jax.long_video.tiles import Tiles
@@ -35,8 +34,7 @@ def window_prediction(system: System, solver: Solver, guidance: Guidance) -> Cal
     @jax.jit
     def predict(params, still, driving, x, step):
         branches = system.encode_driving(params, still, driving)
-        run = guided(partial(system.denoise, params), branches, guidance)
-        return run(x, jnp.asarray(solver.timesteps)[step])
+        return guided_at(partial(system.denoise, params), branches, solver, guidance)(x, step)
 
     return predict
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 
 from portrait_jax.errors import ConfigError, nearest
-from portrait_jax.typing import Array, Float
+from portrait_jax.typing import Array, Bool, Float
 
 Scale = float | Float[Array, " f"]
 """One strength, or one per frame."""
@@ -27,11 +28,21 @@ class Guidance:
         combine: {branch: prediction `b f h w c`} → prediction `b f h w c`. With `reads_given` it is told a second thing: 1 for
             frames whose clean latents are given, "b f", or None.
         reads_given: whether it is.
+        interval: shares of the solver's steps, first and last, between which all branches run; outside the last branch alone
+            does, at its cost (arXiv 2404.07724: guidance helps at middle levels of noise).
     """
 
     branches: tuple[str, ...]
     combine: Callable[..., Array]
     reads_given: bool = False
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def active(self, steps: int) -> Bool[np.ndarray, " steps"] | None:
+        """At which steps all branches run; None: at all of them."""
+        first, last = (round(share * steps) for share in self.interval)
+        at = np.arange(steps)
+        found = (at >= first) & (at < last)
+        return None if found.all() or len(self.branches) == 1 else found
 
 
 def identity(branch: str = "cond") -> Guidance:

@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from portrait_jax.conditioning import SHARED, Conditioning
-from portrait_jax.diffusion.guidance import Guidance
+from portrait_jax.diffusion.guidance import Guidance, identity
 from portrait_jax.diffusion.solvers import Index, Solver
 from portrait_jax.errors import ConfigError, ShapeError, listed, nearest
 from portrait_jax.typing import Array, Float, PyTree
 
-Denoise = Callable[[Array, Array, Conditioning], Array]
-"""(noisy latents `b f h w c`, timestep `b`, conditioning) → prediction `b f h w c`."""
+Denoise = Callable[[Array, Array, Conditioning], PyTree]
+"""(noisy latents `b f h w c`, timestep `b`, conditioning) → prediction `b f h w c`; one that measures returns a pair, that and a
+tree of arrays with the same batch axis."""
 
-Predict = Callable[[Array, Array], Mapping[str, Array]]
-"""(noisy latents `b f h w c`, scalar timestep) → one prediction per guidance branch."""
+Predict = Callable[[Array, Array], Mapping[str, PyTree]]
+"""(noisy latents `b f h w c`, scalar timestep) → what `Denoise` returns, per guidance branch."""
 
 
 def one_batch(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict:
@@ -28,10 +29,12 @@ def one_batch(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict
     """
     joined = _joined(branches)
 
-    def predict(x: Array, timestep: Array) -> Mapping[str, Array]:
-        batch = x.shape[0] * len(branches)
-        output = denoise(jnp.concatenate([x] * len(branches)), jnp.broadcast_to(timestep, (batch,)), joined)
-        return dict(zip(branches, jnp.split(output, len(branches)), strict=True))
+    def predict(x: Array, timestep: Array) -> Mapping[str, PyTree]:
+        count = len(branches)
+        output = denoise(jnp.concatenate([x] * count), jnp.broadcast_to(timestep, (x.shape[0] * count,)), joined)
+        leaves, structure = jax.tree.flatten(output)
+        parts = zip(*(jnp.split(leaf, count) for leaf in leaves), strict=True)
+        return {name: jax.tree.unflatten(structure, part) for name, part in zip(branches, parts, strict=True)}
 
     return predict
 
@@ -39,7 +42,7 @@ def one_batch(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict
 def one_by_one(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict:
     """Runs the branches one after another: least memory, and branches may have different fields."""
 
-    def predict(x: Array, timestep: Array) -> Mapping[str, Array]:
+    def predict(x: Array, timestep: Array) -> Mapping[str, PyTree]:
         repeated = jnp.broadcast_to(timestep, x.shape[:1])
         return {name: denoise(x, repeated, conditioning) for name, conditioning in branches.items()}
 
@@ -72,27 +75,68 @@ def guided_step(
     guidance: Guidance,
     *,
     batched: bool = True,
+    measures: bool = False,
 ) -> Callable[[PyTree, Index, Array | None], PyTree]:
     """Builds step(state, index, noise) → state: the guided network evaluation and the solver's update.
 
-    Everything that does not depend on the step, such as joining the branches, happens here, outside the loop.
+    Everything that does not depend on the step, such as joining the branches, happens here, outside the loop. Where `denoise`
+    `measures`, step returns (state, {branch: what it measured}).
 
     Raises:
         ConfigError, ShapeError: see `guided`.
     """
-    predict = guided(denoise, conditionings, guidance, batched=batched)
+    predict = guided_at(denoise, conditionings, solver, guidance, batched=batched, measures=measures)
 
     def step(state: PyTree, index: Index, noise: Array | None = None) -> PyTree:
-        timestep = jnp.asarray(solver.timesteps)[index]
-        return solver.step(state, predict(solver.result(state), timestep), index, noise)
+        found = predict(solver.result(state), index)
+        if not measures:
+            return solver.step(state, found, index, noise)
+        prediction, measured = found
+        return solver.step(state, prediction, index, noise), measured
 
     return step
 
 
+def guided_at(
+    denoise: Denoise,
+    conditionings: Mapping[str, Conditioning],
+    solver: Solver,
+    guidance: Guidance,
+    *,
+    batched: bool = True,
+    measures: bool = False,
+) -> Callable[[Array, Index], PyTree]:
+    """`guided` at the solver's steps: predict(noisy latents, step); outside the guidance's interval its last branch alone.
+
+    Raises:
+        ConfigError, ShapeError: see `guided`; or for an interval where the network measures all branches at every step.
+    """
+    whole = guided(denoise, conditionings, guidance, batched=batched, measures=measures)
+    timesteps, active = jnp.asarray(solver.timesteps), guidance.active(solver.steps)
+    if active is None:
+        return lambda x, index: whole(x, timesteps[index])
+    if measures:
+        raise ConfigError(
+            "sampling.anchor 'blocks' measures every branch at every step; leave sampling.guidance_interval whole"
+        )
+    alone = guided(denoise, conditionings, identity(guidance.branches[-1]))
+
+    def predict(x: Array, index: Index) -> Array:
+        return jax.lax.cond(jnp.asarray(active)[index], whole, alone, x, timesteps[index])
+
+    return predict
+
+
 def guided(
-    denoise: Denoise, conditionings: Mapping[str, Conditioning], guidance: Guidance, *, batched: bool = True
-) -> Callable[[Array, Array], Array]:
-    """Builds predict(noisy latents, scalar timestep) → the prediction that the guidance makes of its branches'.
+    denoise: Denoise,
+    conditionings: Mapping[str, Conditioning],
+    guidance: Guidance,
+    *,
+    batched: bool = True,
+    measures: bool = False,
+) -> Callable[[Array, Array], PyTree]:
+    """Builds predict(noisy latents, scalar timestep) → the prediction that the guidance makes of its branches'; and, where
+    `denoise` `measures`, {branch: what it measured}.
 
     Raises:
         ConfigError: if a branch that the guidance needs is missing.
@@ -100,7 +144,15 @@ def guided(
     """
     predict = predictor(denoise, conditionings, guidance, batched=batched)
     more = (conditionings[guidance.branches[-1]].given,) if guidance.reads_given else ()
-    return lambda x, timestep: guidance.combine(predict(x, timestep), *more)
+    if not measures:
+        return lambda x, timestep: guidance.combine(predict(x, timestep), *more)
+
+    def both(x: Array, timestep: Array) -> tuple[Array, dict[str, PyTree]]:
+        found = predict(x, timestep)
+        predictions = {name: prediction for name, (prediction, _) in found.items()}
+        return guidance.combine(predictions, *more), {name: measured for name, (_, measured) in found.items()}
+
+    return both
 
 
 def sample(

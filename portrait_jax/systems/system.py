@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import Guidance, classifier_free, identity, mimicking, nested
+from portrait_jax.errors import ConfigError
 from portrait_jax.training.task import Task
 from portrait_jax.typing import Array, Float, Num, Params, UInt8
 
@@ -20,6 +21,8 @@ class SamplingConfig:
     steps: int = 30
     guidance: float = 3.5
     """1 runs the conditional branch alone."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Shares of the steps, first and last, between which guidance acts; outside the conditional branch runs alone."""
     portrait_guidance: float | None = None
     """Where portrait and motion are guided apart: how strongly the portrait is added to nothing, while `guidance` says how
     strongly the motion is added to the portrait. None: one scale for all that is told."""
@@ -67,8 +70,21 @@ class SamplingConfig:
 
 
 def guidance_of(sampling: SamplingConfig, scale: float | None = None) -> Guidance:
-    """The guidance that the settings name, at their own scale or another; branches that cancel out are not run."""
-    scale, portrait = sampling.guidance if scale is None else scale, sampling.portrait_guidance
+    """The guidance that the settings name, at their own scale or another; branches that cancel out are not run.
+
+    Raises:
+        ConfigError: for an interval that is none.
+    """
+    rule = rule_of(sampling, sampling.guidance if scale is None else scale)
+    first, last = sampling.guidance_interval
+    if not 0 <= first <= last <= 1:
+        raise ConfigError(f"sampling.guidance_interval {(first, last)} must be two shares of the steps, in order")
+    return replace(rule, interval=(float(first), float(last)))
+
+
+def rule_of(sampling: SamplingConfig, scale: float) -> Guidance:
+    """Its branches and how they are combined."""
+    portrait = sampling.portrait_guidance
     if portrait not in (None, 1.0):
         return nested(("uncond", "appearance", "cond"), (portrait, scale))
     if portrait == scale == 1.0:

@@ -7,10 +7,11 @@ import pytest
 
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import classifier_free, identity
-from portrait_jax.diffusion.sampler import sample
+from portrait_jax.diffusion.sampler import guided_step, sample
 from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.diffusion.solvers import SOLVERS, make_solver
 from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.systems.system import SamplingConfig, guidance_of
 
 SCHEDULE = make_schedule("scaled_linear", zero_terminal_snr=True)
 SHAPE = (2, 3, 4, 4, 2)
@@ -124,3 +125,25 @@ def test_branches_with_other_fields_cannot_form_a_batch_but_run_one_by_one():
     with pytest.raises(ShapeError, match=r"'uncond' and 'cond'.*spatial absent and \(2, 3, 4, 4, 2\).*batched=False"):
         sample(lenient, NOISE, given, solver, classifier_free(2.0))
     assert np.all(np.isfinite(sample(lenient, NOISE, given, solver, classifier_free(2.0), batched=False)))
+
+
+def test_guidance_acts_in_its_interval_alone():
+    """Of five steps the second to the fourth are guided; a loop by hand says what the others are."""
+    solver = make_solver("ddim", SCHEDULE, 5, "v", "trailing")
+    rule = guidance_of(SamplingConfig(guidance=3.0, guidance_interval=(0.2, 0.8)))
+    assert rule.active(5).tolist() == [False, True, True, True, False]
+    found = jax.jit(lambda: sample(denoise, NOISE, conditionings(), solver, rule))()
+    steps = {name: guided_step(denoise, conditionings(), solver, each)
+             for name, each in {"all": classifier_free(3.0), "one": identity()}.items()}  # fmt: skip
+    state = solver.init(NOISE)
+    for index in range(5):
+        state = steps["all" if index in (1, 2, 3) else "one"](state, index)
+    np.testing.assert_allclose(found, solver.result(state), atol=1e-5)
+    assert np.abs(found - sample(denoise, NOISE, conditionings(), solver, classifier_free(3.0))).max() > 1e-2
+
+
+def test_a_whole_interval_and_a_single_branch_need_no_choice():
+    assert guidance_of(SamplingConfig(guidance=3.0)).active(5) is None
+    assert guidance_of(SamplingConfig(guidance=1.0, guidance_interval=(0.5, 1.0))).active(5) is None
+    with pytest.raises(ConfigError, match="two shares of the steps, in order"):
+        guidance_of(SamplingConfig(guidance_interval=(0.8, 0.2)))
