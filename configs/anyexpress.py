@@ -29,7 +29,9 @@ MOTION = f"denoiser/({'|'.join(TRAINED_BLOCKS)})/motion_modules_.*"
 
 
 def get_config(stage: str = "paper") -> ConfigDict:
-    """`stage1` and `stage2` train, `paper` animates; `demo_base`, `demo_stage1`, `demo_stage2` and `demo` are at demo size."""
+    """`stage1` and `stage2` train, `paper` animates; `demo_base`, `demo_speech`, `demo_stage1`, `demo_stage2` and `demo` are
+    at demo size.
+    """
     stages = {"stage1": stage1, "stage2": stage2, "paper": stage2, **anyexpress_demo.STAGES}
     if stage not in stages:
         raise ConfigError(f"configs/anyexpress.py has no '{stage}'{nearest(stage, list(stages))}")
@@ -57,6 +59,10 @@ def base() -> ConfigDict:
                 # has none, or the first window of a video would be unlike anything seen in training.
                 "prefix": 4,
                 "drop_prefix": 0.1,
+                # The paper's loss alone; the demo begins with another.
+                "diffusion": 1.0,
+                "mouth": 0.0,
+                "lips": 0.0,
             },
             "sampling": {
                 # Paper: 30 steps, guidance 5, mimic guidance 3.5 with dynamic thresholding. Decisions: DDIM; timesteps 958, 925,
@@ -64,6 +70,7 @@ def base() -> ConfigDict:
                 "solver": "ddim",
                 "steps": 30,
                 "guidance": 5.0,
+                "guidance_interval": (0.0, 1.0),
                 "mimic": 3.5,
                 # Decision: Imagen's percentile, over all free frames of a channel, lest frames flicker; on the ε-prediction.
                 # The public implementation of mimic guidance has 1.0, which cuts off nothing, per frame.

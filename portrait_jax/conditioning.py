@@ -18,6 +18,18 @@ PER_FRAME = ("spatial", "level_residuals", "skip_residuals", "control", "audio",
 
 
 @struct.dataclass
+class Anchor:
+    """What a UNet's features are brought to at one step of a later window (`adapters.anchor`)."""
+
+    statistics: Mapping[str, Float[Array, "b 2 c"]]
+    """Site → mean and deviation per channel, as the first window had them at the same step."""
+    free: Float[Array, "b f"]
+    """1 for frames that are brought to them; both are measured over these."""
+    strength: Float[Array, " b"]
+    """0 … 1, how far; 0 only measures."""
+
+
+@struct.dataclass
 class Conditioning:
     """Everything that does not depend on the noise level; computed once per clip.
 
@@ -56,6 +68,8 @@ class Conditioning:
     ids: Float[Array, "b d"] | None = None
     """Numbers that a backbone is told of a clip beside the noise level: frames per second, how much moves, how noisy the portrait's
     latents are."""
+    anchor: Anchor | None = None
+    """Statistics that features are brought to, of one step."""
     start: Float[Array, "b h w c"] | None = None
     """Clean latents that sampling starts around, in every frame: noise of the first level is added to them. None: pure noise."""
 

@@ -54,11 +54,13 @@ def picture(*shape: int, seed: int = 0) -> Array:
 def make_batch(clips: int = 2, frames: int = FRAMES, seed: int = 0) -> dict[str, Array]:
     """A training batch of noise, in the form that `docs/data.md` gives."""
     samples = round((frames + 2 * MARGIN) * 640)
-    sound = np.random.default_rng(seed).normal(size=(clips, samples)).astype(np.float32)
+    rng = np.random.default_rng(seed)
+    sound = rng.normal(size=(clips, samples)).astype(np.float32)
     return {
         "frames": picture(clips, frames, seed=seed),
         "reference": picture(clips, seed=seed + 1),
         "audio": jnp.asarray(0.1 * sound),
+        "landmarks": jnp.asarray(rng.uniform(8, 24, (clips, frames, 478, 3)), jnp.float32),
     }
 
 

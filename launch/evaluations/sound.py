@@ -2,7 +2,8 @@
 
 People and sounds are unseen ones of the procedural portraits. Each person speaks with the sound of the true performance, with
 another one (the control: whatever it reaches is chance), and is silent; the truth's own mouth says how far the probe can be
-trusted. For colours, each person speaks as long as `--frames` says, with the anchor, without it, and by overlapping windows.
+trusted. For colours, each person speaks as long as `--frames` says: with the anchor, of latents or of the network's features,
+without it, and by overlapping windows.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ MOUTH = {
 }
 ANCHORS = {
     "prefix, anchored": {"strategy": "prefix", "anchor": "latent"},
+    "prefix, features anchored": {"strategy": "prefix", "anchor": "blocks"},
     "prefix, free": {"strategy": "prefix", "anchor": "none"},
     "overlap": {"strategy": "overlap"},
 }

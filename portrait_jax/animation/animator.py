@@ -79,7 +79,7 @@ class Animator:
     _compiled: dict = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
-    def settings(self) -> dict[str, float | int | str]:
+    def settings(self) -> dict[str, Any]:
         """The sampling settings in force, for the record."""
         base = self.system.sampling
 
@@ -90,6 +90,7 @@ class Animator:
             "solver": base.solver,
             "steps": chosen(self.steps, base.steps),
             "guidance": chosen(self.guidance, base.guidance),
+            "guidance_interval": list(base.guidance_interval),
             "mimic": base.mimic,
             "portrait_guidance": base.portrait_guidance,
             "strategy": base.strategy,
@@ -124,7 +125,18 @@ class Animator:
             raise ConfigError(f"sampling.strategy '{strategy}' is not known{nearest(strategy, list(PLANS))}")
         window, overlap, steps = (int(self.settings[name]) for name in ("window", "overlap", "steps"))
         plan = PLANS[strategy](frames, window, overlap, steps, self.system.sampling)
-        return replace(plan, anchor=self.system.sampling.anchor) if isinstance(plan, Prefixed) else plan
+        return self._anchored(plan) if isinstance(plan, Prefixed) else plan
+
+    def _anchored(self, plan: Prefixed) -> Prefixed:
+        """The plan with what `sampling.anchor` needs; raises ConfigError for a system whose features cannot be measured."""
+        anchor = self.system.sampling.anchor
+        if anchor != "blocks":
+            return replace(plan, anchor=anchor)
+        sites = getattr(self.system, "anchor_sites", None)
+        if sites is None:
+            raise ConfigError(f"sampling.anchor 'blocks' needs a network that is measured, and that of {self.system.name} "
+                              "is not; use 'latent'")  # fmt: skip
+        return replace(plan, anchor=anchor, sites=dict.fromkeys(self.rule.branches, sites))
 
     def blank(self, plan: Plan | Tiles | Clips) -> PyTree:
         """What is handed over to a video's first unit."""
@@ -258,8 +270,9 @@ class Animator:
     def _sampler(self, plan: Plan, size: int) -> Callable:
         """One compiled program per number of units in a chunk."""
         if size not in self._compiled:
+            system: Any = self.system
             self._compiled[size] = plan.sampler(
-                self.system.denoise,
+                system.denoise_measured if isinstance(plan, Prefixed) and plan.sites else system.denoise,
                 size,
                 solver=self.solver,
                 guidance=self.rule,

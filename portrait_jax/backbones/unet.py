@@ -106,15 +106,19 @@ class UNetConfig(LevelsConfig):
 
 def attention_paths(config: UNetConfig) -> tuple[str, ...]:
     """Paths of the spatial transformers in running order: the keys of captured and of reference features."""
-    levels = len(config.block_out_channels)
-    down = [(f"down_blocks_{i}", i, config.layers_per_block) for i in range(levels)]
-    up = [(f"up_blocks_{levels - 1 - i}", i, config.layers_per_block + 1) for i in reversed(range(levels))]
+    sites = layer_sites(config)
+    return tuple(transformer_path(site) for site in sites if site.level is None or config.attention_levels[site.level])
 
-    def paths(blocks: list[tuple[str, int, int]]) -> list[str]:
-        sites = [Site(name, j, i, 0) for name, i, layers in blocks if config.attention_levels[i] for j in range(layers)]
-        return [transformer_path(site) for site in sites]
 
-    return (*paths(down), transformer_path(Site("mid_block", 0, None, 0)), *paths(up))
+def layer_sites(config: LevelsConfig) -> tuple[Site, ...]:
+    """Where slots after layers sit, in running order."""
+    widths, layers = config.block_out_channels, config.layers_per_block
+    levels = range(len(widths))
+    down = [Site(f"down_blocks_{i}", j, i, widths[i]) for i in levels for j in range(layers)]
+    up = [
+        Site(f"up_blocks_{len(widths) - 1 - i}", j, i, widths[i]) for i in reversed(levels) for j in range(layers + 1)
+    ]
+    return (*down, Site("mid_block", 0, None, widths[-1]), *up)
 
 
 def embed_time(timestep: Num[Array, " t"], width: int, dtype: Any) -> Float[Array, "t d"]:
@@ -230,7 +234,8 @@ class UNet(nn.Module):
     def _style(self, use_temporal: bool) -> Style:
         config = self.config
         temporal = () if config.temporal is None else (temporal_slot(config.temporal),)
-        slots = tuple(s for s in (residual_slot(), *self.slots, *temporal) if use_temporal or not s.over_time)
+        ordered = sorted((residual_slot(), *self.slots, *temporal), key=lambda slot: slot.late)
+        slots = tuple(slot for slot in ordered if use_temporal or not slot.over_time)
         stop_at = None if config.output_head else attention_paths(config)[-1]
         return Style(config.num_heads, config.norm_groups, slots, config.gradient_checkpointing, stop_at, self.dtype)
 

@@ -4,20 +4,20 @@ Window 0 is sampled freely. Every later window begins with the last `overlap` la
 solver step, and the network goes on from them. What drifts over many windows are colours and contrast, so window 0 is the
 anchor: after each of its steps the mean and the deviation of its latents are kept, and after the same step of every later
 window the free frames are brought to them. One `lax.scan` over windows around one over steps; the carry is a few frames and
-two numbers per step and channel.
+two numbers per step and channel. The same may be done inside the network, after each of its layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from portrait_jax.conditioning import Conditioning
+from portrait_jax.conditioning import Anchor, Conditioning
 from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.sampler import Denoise, first_state, guided_step
 from portrait_jax.diffusion.solvers import Solver
@@ -32,11 +32,13 @@ from portrait_jax.long_video.overlap import (
     scan_windows,
     step_noise,
 )
+from portrait_jax.nn.moments import align, moments
 from portrait_jax.typing import Array, Float, Int, PRNGKeyArray, PyTree
 
-ANCHORS = ("none", "latent")
-"""What of window 0 later windows are brought to: nothing, or the statistics of its latents."""
-EPSILON = 1e-5
+STATISTICS = ("mean", "deviation", "blocks")
+"""What of window 0 is kept of each step: of its latents, and of the network's features."""
+ANCHORS = ("none", "latent", "blocks")
+"""What of window 0 later windows are brought to: nothing, the statistics of its latents, or those of the network's features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +47,13 @@ class Prefixed(Windows):
 
     Attributes:
         anchor: a name of `ANCHORS`.
-        strength: 0 … 1, how far latents are brought to the anchor's statistics.
+        strength: 0 … 1, how far latents or features are brought to the anchor's statistics.
+        sites: guidance branch → name of each place in the network that is measured → channels there; of anchor "blocks".
     """
 
     anchor: str = "latent"
     strength: float = 1.0
+    sites: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.anchor not in ANCHORS:
@@ -67,7 +71,7 @@ class Prefixed(Windows):
 
     def blank(self, solver: Solver, shape: tuple[int, int, int, int]) -> Carry:
         """See `init_carry`."""
-        return init_carry(solver, self.overlap, shape)
+        return init_carry(solver, self.overlap, shape, self.sites)
 
     def sampler(self, denoise: Callable[..., Array], size: int, **settings: Any) -> Callable[..., tuple[Carry, Array]]:
         """See `overlap.chunk_sampler`."""
@@ -85,42 +89,24 @@ def plan_prefixed(frames: int, length: int, overlap: int, *, anchor: str = "late
     return Prefixed(windows.frames, windows.length, windows.emitted, windows.overlap, windows.starts, anchor, strength)
 
 
-def init_carry(solver: Solver, overlap: int, shape: tuple[int, int, int, int]) -> Carry:
+def init_carry(
+    solver: Solver,
+    overlap: int,
+    shape: tuple[int, int, int, int],
+    sites: Mapping[str, Mapping[str, int]] | None = None,
+) -> Carry:
     """The carry before window 0: zeros, which it does not read. `shape` is (b, h, w, c) of one frame's latents."""
     batch, *space = shape
-    statistics = jnp.zeros((solver.steps, batch, space[-1]), jnp.float32)
+
+    def zeros(*axes: int) -> Array:
+        return jnp.zeros((solver.steps, batch, *axes), jnp.float32)
+
     return {
         "prefix": jnp.zeros((batch, overlap, *space), jnp.float32),
-        "mean": statistics,
-        "deviation": jnp.zeros_like(statistics),
+        "mean": zeros(space[-1]),
+        "deviation": zeros(space[-1]),
+        "blocks": {branch: {name: zeros(2, n) for name, n in of.items()} for branch, of in (sites or {}).items()},
     }
-
-
-def statistics(
-    x: Float[Array, "b f h w c"], free: Float[Array, " f"]
-) -> tuple[Float[Array, "b c"], Float[Array, "b c"]]:
-    """Mean and (biased) standard deviation per clip and channel, over space and the frames where `free` is 1."""
-    weight = free[:, None, None, None] / (free.sum() * x.shape[2] * x.shape[3])
-    mean = (x * weight).sum((1, 2, 3))
-    return mean, jnp.sqrt((jnp.square(x - mean[:, None, None, None]) * weight).sum((1, 2, 3)))
-
-
-def align(
-    x: Float[Array, "b f h w c"],
-    free: Float[Array, " f"],
-    mean: Float[Array, "b c"],
-    deviation: Float[Array, "b c"],
-    strength: float = 1.0,
-) -> Float[Array, "b f h w c"]:
-    """Brings the frames where `free` is 1 to this mean and deviation, all together; the others stay."""
-    own_mean, own_deviation = statistics(x, free)
-
-    def spread(value: Array) -> Array:
-        return value[:, None, None, None]
-
-    moved = (x - spread(own_mean)) / (spread(own_deviation) + EPSILON) * spread(deviation) + spread(mean)
-    share = strength * free[:, None, None, None]
-    return jnp.where(share > 0, share * moved + (1 - share) * x, x)
 
 
 def sample_prefixed(
@@ -143,7 +129,8 @@ def sample_prefixed(
 ) -> tuple[Carry, Float[Array, "win b f h w c"]]:
     """Samples a chunk of windows. Chunk after chunk equals one large chunk bit for bit.
 
-    In every branch `Conditioning.given` tells the network which frames are clean.
+    In every branch `Conditioning.given` tells the network which frames are clean. With anchor "blocks" `Conditioning.anchor`
+    tells it the statistics of its features in window 0, and it measures them: it returns (prediction, {site: "b 2 c"}).
 
     Args:
         denoise: the network, see `Denoise`.
@@ -176,32 +163,51 @@ def sample_prefixed(
         local = {
             name: value.window(position * stride, length).replace(given=told) for name, value in conditionings.items()
         }
-        step = guided_step(denoise, local, solver, guidance, batched=batched)
+        free = 1 - given
+
+        def step(state: PyTree, index: Array, blocks: PyTree) -> tuple[PyTree, PyTree]:
+            noise, told = fresh(index), local
+            if anchor != "blocks":
+                return guided_step(denoise, told, solver, guidance, batched=batched)(state, index, noise), blocks
+            told = {name: anchored(local[name], of, free, strength * later) for name, of in blocks.items()}
+            run = guided_step(denoise, told, solver, guidance, batched=batched, measures=True)
+            state, own = run(state, index, noise)
+            return state, jax.tree.map(lambda kept, new: jnp.where(later, kept, new), blocks, own)
+
         fresh = step_noise(solver, key, window * stride + jnp.arange(length), shape)
 
         def begin(leaf: Array) -> Array:
             """The leaf with the clean prefix, except in window 0."""
             return leaf.at[:, :overlap].set(jnp.where(later, prefix, leaf[:, :overlap]))
 
-        def body(state: PyTree, scanned: tuple[Array, Array, Array]) -> tuple[PyTree, tuple[Array, ...]]:
-            index, mean, deviation = scanned
-            state = step(jax.tree.map(begin, state), index, fresh(index))
+        def body(state: PyTree, scanned: PyTree) -> tuple[PyTree, PyTree]:
+            index, mean, deviation, blocks = scanned
+            state, blocks = step(jax.tree.map(begin, state), index, blocks)
             x = solver.result(state)
-            own_mean, own_deviation = statistics(x, 1 - given)
-            kept = jnp.where(later, mean, own_mean), jnp.where(later, deviation, own_deviation)
-            if anchor == "none":
+            own_mean, own_deviation = moments(x, free)
+            kept = jnp.where(later, mean, own_mean), jnp.where(later, deviation, own_deviation), blocks
+            if anchor != "latent":
                 return state, kept
-            aligned = align(x, 1 - given, mean, deviation, strength)
+            aligned = align(x, free, mean, deviation, strength)
             return solver.put(state, jnp.where(later, aligned, x)), kept
 
         noise = frame_noise(key, window * stride, length, shape, noise_share)
         start = first_state(solver, noise, conditionings, guidance)
-        scanned = jnp.arange(solver.steps), carry["mean"], carry["deviation"]
-        state, (mean, deviation) = jax.lax.scan(body, start, scanned)
+        scanned = jnp.arange(solver.steps), *(carry[name] for name in STATISTICS)
+        state, kept = jax.lax.scan(body, start, scanned)
         made = begin(solver.result(state))
-        return {"prefix": made[:, stride:], "mean": mean, "deviation": deviation}, made
+        return {"prefix": made[:, stride:], **dict(zip(STATISTICS, kept))}, made
 
     return scan_windows(run, carry, first, total, size, (shape[0], length, *shape[1:]))
+
+
+def anchored(
+    told: Conditioning, statistics: Mapping[str, Array], free: Float[Array, " f"], strength: Float[Array, ""]
+) -> Conditioning:
+    """The conditioning with what features are brought to, alike in every clip."""
+    clips = next(iter(statistics.values())).shape[0]
+    spread = jnp.broadcast_to(free, (clips, len(free))), jnp.broadcast_to(strength, (clips,))
+    return told.replace(anchor=Anchor(statistics, *spread))
 
 
 def _frame_shape(carry: Carry, solver: Solver, overlap: int) -> tuple[int, int, int, int]:

@@ -72,6 +72,8 @@ class Slot:
     mid: bool = True
     over_time: bool = False
     """Mixes frames: bypassed when a backbone is called with `use_temporal=False`."""
+    late: bool = False
+    """Runs behind a backbone's own temporal modules, not before them."""
 
     def __post_init__(self) -> None:
         if self.where not in POSITIONS:

@@ -16,30 +16,32 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import linen as nn
 
+from portrait_jax.adapters.anchor import COLLECTION, anchor_slot, measured, site_name
 from portrait_jax.adapters.audio import AudioConfig, AudioProjection, audio_slot
 from portrait_jax.adapters.controlnet import ControlNet, ControlNetConfig
 from portrait_jax.adapters.image_prompt import ImagePromptConfig, image_projection, image_prompt_slot
 from portrait_jax.adapters.t2i_adapter import T2IAdapter, T2IAdapterConfig
 from portrait_jax.autoencoders.kl import AutoencoderKL, KLConfig
 from portrait_jax.autoencoders.pixels import middle, to_pm1
-from portrait_jax.backbones.unet import UNet, UNetConfig
+from portrait_jax.backbones.unet import UNet, UNetConfig, layer_sites
 from portrait_jax.conditioning import Conditioning
-from portrait_jax.diffusion.prediction import check_prediction, training_target
-from portrait_jax.diffusion.schedule import Schedule, make_schedule, signal_noise
+from portrait_jax.diffusion.prediction import check_prediction
+from portrait_jax.diffusion.schedule import Schedule, make_schedule
 from portrait_jax.diffusion.solvers import Solver, make_solver
 from portrait_jax.encoders.clip_text import CLIPText, CLIPTextConfig, empty_prompt
 from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip_pixels
 from portrait_jax.encoders.speech import Clock, heard_windows
 from portrait_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from portrait_jax.errors import ConfigError
+from portrait_jax.face.topology import LIPS
 from portrait_jax.nn.slots import Slot
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
+from portrait_jax.systems.anyexpress_loss import diffusion_loss, lip_loss
 from portrait_jax.systems.anyexpress_settings import CONTROLS, Behaviour, LossConfig, check_sizes
-from portrait_jax.systems.diffusing import LatentDiffusion, noised
+from portrait_jax.systems.diffusing import LatentDiffusion
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
@@ -110,7 +112,9 @@ class AnyExpress(LatentDiffusion):
     @property
     def batch_keys(self) -> tuple[str, ...]:
         """What `loss` reads of a batch; prompts ("text", token ids) if it has them."""
-        return ("frames", "reference", "audio") if self.loss_config.temporal else ("frames", "reference")
+        chosen = self.loss_config
+        heard = ("audio",) if chosen.temporal else ()
+        return ("frames", "reference", *heard, *(("landmarks",) if chosen.mouth or chosen.lips else ()))
 
     # The networks. All are plain functions of their parameters; building one costs nothing.
 
@@ -122,7 +126,7 @@ class AnyExpress(LatentDiffusion):
     def slots(self) -> tuple[Slot, ...]:
         """What stands in the base: identity beside the text, then the sound; and what a pose control adds."""
         identity = image_prompt_slot(self.denoiser_config.num_heads, self.behaviour.id_scale)
-        return (identity, audio_slot(self.audio_config), *CONTROLS[self.behaviour.control])
+        return (identity, audio_slot(self.audio_config), *CONTROLS[self.behaviour.control], anchor_slot())
 
     @property
     def denoiser(self) -> UNet:
@@ -157,6 +161,11 @@ class AnyExpress(LatentDiffusion):
     @property
     def controlnet(self) -> ControlNet:
         return ControlNet(ControlNetConfig(replace(self.denoiser_config, temporal=None)), dtype=self.dtype)
+
+    @property
+    def lip_reader(self) -> nn.Dense:
+        """Audio tokens of a frame to its lips, for `anyexpress_loss.lip_loss`."""
+        return nn.Dense(2 * len(LIPS), use_bias=False)
 
     @property
     def reach(self) -> int:
@@ -216,6 +225,8 @@ class AnyExpress(LatentDiffusion):
             "audio_projection": projection,
             "denoiser": self.denoiser.init(keys["denoiser"], latent, time, condition),
         }
+        if self.loss_config.lips:
+            made["lip_reader"] = self.lip_reader.init(jax.random.fold_in(rng, 1), audio.reshape(1, -1))
         if self.behaviour.control == "t2i_adapter":
             made["pose_adapter"] = self.pose_adapter.init(keys["control"], image[:, None])
         if self.behaviour.control == "controlnet":
@@ -280,6 +291,23 @@ class AnyExpress(LatentDiffusion):
         self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " t"], conditioning: Conditioning
     ) -> Float[Array, "b f h w c"]:
         """The network's output, of the kind that `prediction` names; a ControlNet runs before it, on the text alone."""
+        return self._denoise(params, noisy, timestep, conditioning)
+
+    @property
+    def anchor_sites(self) -> dict[str, int]:
+        """Where `denoise_measured` measures → channels."""
+        return {site_name(site): site.channels for site in layer_sites(self.denoiser_config)}
+
+    def denoise_measured(
+        self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " t"], conditioning: Conditioning
+    ) -> tuple[Float[Array, "b f h w c"], dict[str, Float[Array, "b 2 _"]]]:
+        """`denoise` and the statistics of features by site, before `conditioning.anchor` moves them."""
+        output, sown = self._denoise(params, noisy, timestep, conditioning, mutable=[COLLECTION])
+        return output, measured(sown[COLLECTION])
+
+    def _denoise(
+        self, params: Params, noisy: Array, timestep: Array, conditioning: Conditioning, **options: Any
+    ) -> Any:
         told, given = timestep, conditioning.given
         if self.behaviour.prefix_timestep == "zero" and given is not None:
             level = jnp.broadcast_to(timestep.reshape(len(noisy), -1), given.shape)
@@ -290,7 +318,8 @@ class AnyExpress(LatentDiffusion):
             )
             conditioning = conditioning.replace(skip_residuals=self._weighed(residuals))
         variables = {"params": params["denoiser"]}
-        return self.denoiser.apply(variables, noisy, told, conditioning, use_temporal=self.loss_config.temporal)
+        temporal = self.loss_config.temporal
+        return self.denoiser.apply(variables, noisy, told, conditioning, use_temporal=temporal, **options)
 
     def _seen(self) -> dict[str, Any]:
         """What the identity's projection reads of the image encoder: its embedding, or the last state but one."""
@@ -324,54 +353,22 @@ class AnyExpress(LatentDiffusion):
     def loss(
         self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The diffusion loss on the frames that are to be made.
+        """The diffusion loss on the frames that are to be made, and what `loss_config` adds (`anyexpress_loss`).
 
         Batch: `frames` u8 "b f H W 3", `reference` u8 "b H W 3", `audio` "b t" with as much sound before the frames as after
-        them, maybe `text`, token ids "b n". The first frames of a clip stay clean, as the prefix of a window is. Single
-        frames (`temporal` off) hear nothing and have a noise level each.
+        them, maybe `text`, token ids "b n", and `landmarks` "b f 478 3", pixels, where the loss looks at mouths. The first
+        frames of a clip stay clean, as the prefix of a window is. Single frames (`temporal` off) hear nothing and have a
+        noise level each. Metrics: `diffusion`, unweighted, and `lips`.
         """
-        chosen, keys = self.loss_config, jax.random.split(rng, 5)
-        drawn = keys[0] if self.behaviour.posterior else None
-        latents = jax.lax.stop_gradient(self.to_latents(params, to_pm1(batch["frames"]), drawn))
-        clips, frames = latents.shape[:2]
-        conditioning = self._told(params, batch, keys[1], clips, frames)
-
-        lead = jnp.arange(frames) < (chosen.prefix if chosen.temporal else 0)
-        led = jax.random.bernoulli(keys[2], 1 - chosen.drop_prefix, (clips, 1))
-        given = (lead & led).astype(jnp.float32)
-        clean, flat, mixed, timestep = noised(
-            self.schedule, latents, keys[3], keys[4], temporal=chosen.temporal, share=self.sampling.noise_share
-        )
-        noisy = rearrange(mixed, "(b f) h w c -> b f h w c", f=frames)
-        is_given = given[:, :, None, None, None]
-        noisy = jnp.where(is_given > 0, latents, noisy)
-        output = self.denoise(params, noisy, timestep, conditioning.replace(given=given)).astype(jnp.float32)
-        target = training_target(self.prediction, clean, flat, *signal_noise(self.schedule, timestep, clean.ndim))
-        errors = ((output - rearrange(target, "(b f) h w c -> b f h w c", f=frames)) ** 2).mean((2, 3, 4))
-        loss = (errors * (1 - given)).sum() / jnp.maximum((1 - given).sum(), 1)
-        return loss, {"diffusion": loss}
-
-    def _told(
-        self, params: Params, batch: Mapping[str, Array], key: PRNGKeyArray, clips: int, frames: int
-    ) -> Conditioning:
-        """What a clip is told in training, each part dropped on its own."""
-        chosen, keys = self.loss_config, jax.random.split(key, 3)
-
-        def keep(key: PRNGKeyArray, share: float, *axes: int) -> Array:
-            return jax.random.bernoulli(key, 1 - share, (clips,)).reshape(clips, *axes)
-
-        who, silent = keep(keys[0], chosen.drop_reference), keep(keys[2], chosen.drop_audio, 1, 1, 1)
-        nothing = empty_prompt(self.text_config, clips)
-        ids = jnp.where(keep(keys[1], chosen.drop_text, 1), batch.get("text", nothing), nothing)
-        told = self.encode_portrait(params, batch["reference"]).replace(text=self.encode_text(params, ids))
-        if (tokens := told.image_tokens) is not None:
-            told = told.replace(image_tokens=jnp.where(who[:, None, None], tokens, self.no_identity(params, clips)))
-        if told.portrait is not None:
-            told = told.replace(portrait=told.portrait * who[:, None, None, None])
-        if not chosen.temporal:
-            return told
-        audio = self.audio_tokens(params, self.windows_of(params, batch["audio"], frames))
-        return told.replace(audio=audio * silent)
+        chosen, keys = self.loss_config, tuple(jax.random.split(rng, 5))
+        loss, metrics = jnp.zeros(()), {}
+        if chosen.diffusion:
+            metrics["diffusion"], weighed = diffusion_loss(self, params, batch, keys)
+            loss = chosen.diffusion * weighed
+        if chosen.lips:
+            metrics["lips"] = lip_loss(self, params, batch)
+            loss += chosen.lips * metrics["lips"]
+        return loss, metrics
 
     def windows_of(self, params: Params, samples: Float[Array, "b t"], frames: int) -> Float[Array, "b f win layers d"]:
         """Hidden states around each frame of training clips, see `encoders.speech.heard_windows`."""

@@ -36,6 +36,12 @@ class LossConfig:
     """Clean frames at the beginning of a clip."""
     drop_prefix: float = 0.1
     """Share of clips with none, as the first window of a video has none."""
+    diffusion: float = 1.0
+    """Weight of the diffusion loss; 0 leaves the image model out, for a warm-up that the paper does not have."""
+    mouth: float = 0.0
+    """How much more an error counts in the middle of the mouth than far from it; 0, the paper's, weighs all alike."""
+    lips: float = 0.0
+    """Weight of `anyexpress_loss.lip_loss`, for that warm-up."""
 
 
 @dataclass(frozen=True)

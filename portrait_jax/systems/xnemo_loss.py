@@ -17,12 +17,10 @@ from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.schedule import signal_noise
 from portrait_jax.face.topology import EXPRESSION_POINTS, index
 from portrait_jax.systems.diffusing import noised
-from portrait_jax.training.faces import batch_triplets, driving_crops, inner_landmarks, reference_crops
+from portrait_jax.training.faces import batch_triplets, driving_crops, inner_landmarks, reading_error, reference_crops
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
 Batch = Mapping[str, Array]
-UNIT = 0.05
-"""Of the landmarks that are read off motion, in sides of the face's box: about what they move, so that latents get unit size."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,8 @@ def diffusion_loss(
 def landmark_loss(
     system: Any, params: Params, batch: Batch, motion: Float[Array, "b f e"], rng: PRNGKeyArray
 ) -> Float[Array, ""]:
-    """Mean absolute error, in `UNIT`s, of how landmarks moved in the face's box from the portrait to each frame, read linearly
-    off how the motion latent did; landmarks of the expression count once more.
+    """Mean absolute error, in `training.faces.UNIT`s, of how landmarks moved in the face's box from the portrait to each frame,
+    read linearly off how the motion latent did; landmarks of the expression count once more.
 
     An encoder that starts from nothing finds the small things, a mouth or a gaze, slowly through pictures. Differences alone
     are compared: the shape of the face, which the latent shall not tell, is no part of them.
@@ -100,7 +98,7 @@ def landmark_loss(
     variables = {"params": params["landmark_reader"]}
     read = system.landmark_reader.apply(variables, motion - own[:, None])
     moved = inner_landmarks(batch["landmarks"]) - inner_landmarks(batch["reference_landmarks"])[:, None]
-    error = jnp.abs(rearrange(read, "b f (n d) -> b f n d", d=2) - moved / UNIT)
+    error = reading_error(read, moved)
     return error.mean() + error[..., index(EXPRESSION_POINTS), :].mean()
 
 

@@ -15,6 +15,8 @@ from portrait_jax.training.augment import STILL, AugmentConfig, Boxes, augment
 from portrait_jax.typing import Array, Float, PRNGKeyArray
 
 Batch = Mapping[str, Array]
+UNIT = 0.05
+"""Of landmarks that are read off latents, in sides of the face's box: about what they move, so that latents get unit size."""
 
 
 def face_boxes(landmarks_px: Float[Array, "*n 478 3"]) -> Float[Array, "*n 4"]:
@@ -46,6 +48,23 @@ def inner_landmarks(landmarks_px: Float[Array, "*n 478 3"]) -> Float[Array, "*n 
     boxes = face_boxes(landmarks_px)
     low, high = boxes[..., None, :2], boxes[..., None, 2:]
     return (landmarks_px[..., :2] - (low + high) / 2) / (high - low)
+
+
+def reading_error(read: Float[Array, "b f m"], moved: Float[Array, "b f n 2"]) -> Float[Array, "b f n 2"]:
+    """Absolute error, in `UNIT`s, of how landmarks moved (of `inner_landmarks`), where `read`, n pairs, says how they did."""
+    return jnp.abs(read.reshape(moved.shape) - moved / UNIT)
+
+
+def cells_near(points_px: Float[Array, "b f n d"], size: int, cells: int) -> Float[Array, "b f h w 1"]:
+    """1 at the middle of what the points bound, falling to 0 around it, on a grid of `cells`² over `size`² pixels.
+
+    A Gaussian whose deviations are half the points' extent, but at least half a cell.
+    """
+    low, high = points_px[..., :2].min(-2), points_px[..., :2].max(-2)
+    middle, spread = (low + high) / 2, jnp.maximum((high - low) / 2, size / cells / 2)
+    at = (jnp.arange(cells) + 0.5) * size / cells
+    x, y = (jnp.exp(-(((at - middle[..., i, None]) / spread[..., i, None]) ** 2) / 2) for i in (0, 1))
+    return (y[..., :, None] * x[..., None, :])[..., None]
 
 
 def driving_crops(batch: Batch, rng: PRNGKeyArray, size: int, how: AugmentConfig = STILL) -> Float[Array, "b f s s 3"]:

@@ -166,6 +166,7 @@ def test_settings_are_those_of_the_system_unless_given():
         "decode_chunk": 0,
         "ends": 0,
         "portrait_guidance": None,
+        "guidance_interval": [0.0, 1.0],
         "shift": 3,
     }
     assert Animator(system, {}).settings == base

@@ -1,5 +1,6 @@
 """Protects videos of windows with a clean prefix: the rule itself, statistics of the anchor, chunks that change nothing."""
 
+import dataclasses
 from functools import cache, partial
 
 import jax
@@ -14,7 +15,8 @@ from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.diffusion.solvers import make_solver
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.overlap import chunk_sampler, frame_noise
-from portrait_jax.long_video.prefix import align, init_carry, plan_prefixed, sample_prefixed, statistics
+from portrait_jax.long_video.prefix import init_carry, plan_prefixed, sample_prefixed
+from portrait_jax.nn.moments import align, moments
 
 SCHEDULE = make_schedule("linear")
 LENGTH, OVERLAP = 6, 2
@@ -149,26 +151,61 @@ def test_a_video_of_one_window_equals_plain_sampling():
     np.testing.assert_allclose(animate(solver, 4, 1), plain[:, :4], rtol=1e-5, atol=1e-5)
 
 
-def test_alignment_gives_the_anchors_statistics_and_leaves_the_prefix_alone():
-    x = jax.random.normal(jax.random.key(0), (2, 5, 3, 3, 4)) * 2 + 1
-    anchor = jax.random.normal(jax.random.key(1), (2, 5, 3, 3, 4))
-    free = jnp.array([0.0, 0, 1, 1, 1])
-    wanted = statistics(anchor, jnp.ones(5))
-    moved = align(x, free, *wanted)
-    for own, expected in zip(statistics(moved, free), wanted):
-        np.testing.assert_allclose(own, expected, atol=1e-4)
-    np.testing.assert_array_equal(moved[:, :2], x[:, :2])
-    np.testing.assert_allclose(align(x, free, *statistics(x, free)), x, atol=1e-4)
-    half = align(x, free, *wanted, strength=0.5)
-    np.testing.assert_allclose(half, (x + moved) / 2, atol=1e-5)
-    np.testing.assert_array_equal(align(x, free, *wanted, strength=0.0), x)
+def measured_network(params, x, timestep, conditioning):
+    """`network` whose features, the mixed frames, are measured and brought to the anchor's."""
+    told, features = conditioning.anchor, jnp.einsum("fg,bghwc->bfhwc", params["mix"], x) + conditioning.spatial
+    own = jnp.stack(moments(features, told.free), axis=1)
+    mean, deviation = jnp.moveaxis(told.statistics["mix"], 1, 0)
+    given = conditioning.given[:, :, None, None, None]
+    moved = align(features, told.free, mean, deviation, told.strength)
+    return jnp.tanh(moved + given) + 0.1 * x, {"mix": own}
 
 
-def test_statistics_are_numpys():
-    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4, 2)).astype(np.float32)
-    mean, deviation = statistics(jnp.asarray(x), jnp.array([0.0, 1, 1]))
-    np.testing.assert_allclose(mean, x[:, 1:].mean((1, 2, 3)), atol=1e-6)
-    np.testing.assert_allclose(deviation, x[:, 1:].std((1, 2, 3)), atol=1e-6)
+def animate_measured(frames, size, strength=1.0, batched=True, seen=None):
+    """As `animate`, with the network's features brought to those of the first window."""
+    solver = solver_of()
+    plan = plan_prefixed(frames, LENGTH, OVERLAP, anchor="blocks", strength=strength)
+    plan = dataclasses.replace(plan, sites={key: {"mix": SHAPE[-1]} for key in ("uncond", "cond")})
+    run = plan.sampler(seen or measured_network, size, solver=solver, guidance=classifier_free(2.0), batched=batched)
+    carry, parts = plan.blank(solver, SHAPE), []
+    for first in plan.chunks(size):
+        carry, latents = run(PARAMS, driving(plan, first, size), carry, KEY, *plan.arguments(first, size))
+        parts.append(np.asarray(plan.emit(first, latents)))
+        carry = jax.device_get(carry)
+    return np.concatenate(parts, axis=1), carry
+
+
+def test_features_are_brought_to_those_of_the_first_window_in_each_branch():
+    """With its own statistics as the target, what a window does is measured again inside the network, by a callback."""
+    found = []
+
+    def watching(params, x, timestep, conditioning):
+        out, own = measured_network(params, x, timestep, conditioning)
+        told = conditioning.anchor
+        features = jnp.einsum("fg,bghwc->bfhwc", params["mix"], x) + conditioning.spatial
+        mean, deviation = jnp.moveaxis(told.statistics["mix"], 1, 0)
+        moved = jnp.stack(moments(align(features, told.free, mean, deviation, told.strength), told.free), axis=1)
+        jax.debug.callback(lambda *values: found.append(values), moved, told.strength, ordered=True)
+        return out, own
+
+    _, carry = animate_measured(14, 1, batched=False, seen=watching)
+    jax.effects_barrier()
+    steps, windows = 3, 3
+    assert len(found) == 2 * steps * windows
+    branches = ("uncond", "cond")  # As guidance runs them.
+    for number, (moved, strength) in enumerate(found):
+        window, (step, branch) = number // (2 * steps), divmod(number % (2 * steps), 2)
+        assert strength == (window > 0)
+        np.testing.assert_allclose(moved, carry["blocks"][branches[branch]]["mix"][step], atol=1e-4)
+
+
+def test_anchored_features_change_later_windows_alone_and_chunks_change_nothing():
+    whole, _ = animate_measured(17, 4)
+    free, _ = animate_measured(17, 4, strength=0.0)
+    np.testing.assert_allclose(whole[:, :LENGTH], free[:, :LENGTH], atol=1e-5)
+    assert np.abs(whole[:, LENGTH:] - free[:, LENGTH:]).max() > 1e-2
+    np.testing.assert_array_equal(animate_measured(17, 1)[0], whole)
+    np.testing.assert_allclose(animate_measured(17, 4, batched=False)[0], whole, atol=1e-4)
 
 
 def test_a_foreign_carry_and_an_unknown_anchor_are_refused():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.autoencoders.pixels import to_pm1
-from portrait_jax.conditioning import Conditioning
+from portrait_jax.conditioning import Anchor, Conditioning
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.systems.anyexpress import AnyExpress
 from portrait_jax.training.state import flatten, matches, unflatten
@@ -129,6 +129,17 @@ def test_control_pictures_that_nothing_reads_are_refused():
 
 
 @pytest.mark.slow
+def test_features_are_measured_beside_the_prediction():
+    cond, x = branches()["cond"], noisy()
+    sites = system().anchor_sites
+    blank = {name: jnp.zeros((1, 2, channels)) for name, channels in sites.items()}
+    told = cond.replace(anchor=Anchor(blank, jnp.ones((1, 4)), jnp.zeros(1)))
+    found, own = jax.jit(system().denoise_measured)(params(), x, jnp.ones(1), told)
+    np.testing.assert_allclose(found, denoise()(params(), x, jnp.ones(1), cond), atol=1e-5)
+    assert {name: leaf.shape for name, leaf in own.items()} == {name: leaf.shape for name, leaf in blank.items()}
+    assert all(np.all(leaf[:, 1] > 0) for leaf in own.values())
+
+
 def test_clean_frames_may_be_told_that_they_are():
     given = jnp.array([[1.0, 0, 0, 0]])
     cond = branches()["cond"].replace(given=given)
@@ -163,7 +174,7 @@ def asked(made, batch, seed=0, **loss):
 
 def test_the_prefix_is_clean_and_not_in_the_loss():
     made, batch = make_system("demo_stage1"), make_batch()
-    loss, (x, timestep, conditioning), latents = asked(made, batch, drop_prefix=0.0)
+    loss, (x, timestep, conditioning), latents = asked(made, batch, drop_prefix=0.0, mouth=0.0)
     x, latents = np.asarray(x), np.asarray(latents)
     np.testing.assert_array_equal(conditioning.given, [[1, 0, 0], [1, 0, 0]])
     np.testing.assert_allclose(x[:, 0], latents[:, 0], atol=1e-6)
@@ -176,6 +187,43 @@ def test_the_prefix_is_clean_and_not_in_the_loss():
     noise = (x[:, 1:] - alpha * latents[:, 1:]) / sigma
     expected = ((x[:, 1:] - (alpha * noise - sigma * latents[:, 1:])) ** 2).mean()
     np.testing.assert_allclose(loss, expected, rtol=1e-3)
+
+
+def test_errors_of_mouths_count_more_and_the_metric_does_not():
+    """The mouth is a point at the first of 4×4 cells, and the loss that of an answer that is the question."""
+    made, batch = make_system("demo_stage1"), make_batch()
+    batch["landmarks"] = jnp.full_like(batch["landmarks"], 4.0)
+    plain, (x, timestep, _), latents = asked(made, batch, drop_prefix=1.0, mouth=0.0)
+    weighed, again, _ = asked(made, batch, drop_prefix=1.0, mouth=3.0)
+    np.testing.assert_array_equal(again[0], x)
+    level = made.schedule.alpha_bar[np.asarray(timestep).reshape(2, FRAMES)][..., None, None, None]
+    noise = (x - np.sqrt(level) * latents) / np.sqrt(1 - level)
+    squares = np.asarray((x - (np.sqrt(level) * noise - np.sqrt(1 - level) * latents)) ** 2)
+    bell = np.exp(-((np.arange(4) * 2) ** 2) / 2)
+    weight = 1 + 3 * bell[:, None] * bell[None, :]
+    np.testing.assert_allclose(plain, squares.mean(), rtol=1e-3)
+    np.testing.assert_allclose(weighed, (squares * weight[..., None]).mean(), rtol=1e-3)
+    metric = jax.eval_shape(lambda: made.loss(make_params(made), batch, jax.random.key(0), ""))[1]
+    assert set(metric) == {"diffusion"}
+
+
+def test_the_speech_encoder_learns_lips_without_the_image_model():
+    made = make_system("demo_speech")
+    tree, batch = make_params(made), make_batch()
+    assert set(made.batch_keys) == {"frames", "reference", "audio", "landmarks"}
+
+    @jax.jit
+    def run(tree, batch):
+        return jax.value_and_grad(lambda p: made.loss(p, batch, jax.random.key(0), "demo_speech")[0])(tree)
+
+    loss, gradient = run(tree, batch)
+    reached = {name for name, leaf in flatten(gradient).items() if np.any(leaf)}
+    assert {name.split("/")[0] for name in reached} == {"audio_encoder", "audio_projection", "lip_reader"}
+    # Where and whose the lips are says nothing: only how they move within the clip.
+    still = {**batch, "landmarks": jnp.broadcast_to(batch["landmarks"][:, :1], batch["landmarks"].shape)}
+    mute = {**tree, "lip_reader": jax.tree.map(jnp.zeros_like, tree["lip_reader"])}
+    assert loss > 0.1 and run(mute, batch)[0] > 0.1
+    np.testing.assert_allclose(run(mute, still)[0], 0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.face.boxes import box_triplet, detector_box
-from portrait_jax.training.faces import driving_crops, face_boxes, inner_landmarks, reference_crops, triplets
+from portrait_jax.training.faces import (
+    UNIT,
+    cells_near,
+    driving_crops,
+    face_boxes,
+    inner_landmarks,
+    reading_error,
+    reference_crops,
+    triplets,
+)
 
 
 def test_boxes_are_those_of_the_animation():
@@ -50,3 +59,24 @@ def test_crops_follow_each_face_and_change_no_colour():
     np.testing.assert_allclose(crops[0, 0, 11, 11], np.array([200, 100, 50]) / 255, atol=1e-3)
     reference = jax.jit(reference_crops, static_argnums=2)(batch, jax.random.key(1), 22)
     np.testing.assert_allclose(reference, crops[:, 0], atol=1e-5)
+
+
+def test_cells_near_points_are_those_around_them():
+    points = jnp.array([[[[30.0, 20.0, 0.0], [50.0, 28.0, 0.0]]]])
+    near = np.asarray(cells_near(points, 64, 8))[0, 0, ..., 0]
+    assert near.shape == (8, 8)
+    row, column = np.unravel_index(near.argmax(), near.shape)
+    assert (row, column) in {(2, 4), (2, 5), (3, 4), (3, 5)}
+    x, y = (np.arange(8) + 0.5) * 8 - 40, (np.arange(8) + 0.5) * 8 - 24
+    expected = np.exp(-((x / 10) ** 2)[None] / 2 - ((y / 4) ** 2)[:, None] / 2)
+    np.testing.assert_allclose(near, expected, atol=1e-6)
+
+
+def test_points_that_are_one_still_have_a_cell():
+    assert np.asarray(cells_near(jnp.full((1, 1, 5, 2), 20.0), 64, 8)).max() > 0.5
+
+
+def test_a_reading_is_right_in_units():
+    moved = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 5, 2)), jnp.float32)
+    np.testing.assert_allclose(reading_error((moved / UNIT).reshape(2, 3, 10), moved), 0, atol=1e-5)
+    np.testing.assert_allclose(reading_error(jnp.zeros((2, 3, 10)), moved), np.abs(moved) / UNIT, rtol=1e-5)
