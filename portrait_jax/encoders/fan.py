@@ -55,6 +55,11 @@ class FANConfig:
     leak: float = 0.0
     """Slope below zero of the last ReLU, through whose one channel all goes: trained from nothing it is soon dead without."""
 
+    latent_gain: float = 1.0
+    """What latents are multiplied by where they are fused: small ones are lost in tokens whose positions have unit size."""
+    box_gain: float = 1.0
+    """The same of how far boxes are from `IN_PLACE`, a tenth or so."""
+
     def __post_init__(self) -> None:
         if self.image_size % 8:
             raise ConfigError(f"the motion encoder's image_size {self.image_size} must be a multiple of 8")
@@ -217,8 +222,12 @@ class FANMotionEncoder(nn.Module):
 
     def fuse(self, latent: Float[Array, "*batch e"], box: Float[Array, "*batch 3"]) -> Float[Array, "*batch k d"]:
         """Motion tokens, float32. `box` is `face.boxes.box_triplet`, or `IN_PLACE`."""
+        config, place = self.config, jnp.asarray(IN_PLACE, box.dtype)
+        # A gain of 1 leaves what published weights read as it is, to the bit.
+        box = box if config.box_gain == 1 else place + config.box_gain * (box - place)
         features = self.bbox_proj_3(jax.nn.relu(self.bbox_proj_0(box)))
-        fused = self.final_proj(jnp.concatenate([latent.astype(features.dtype), features], axis=-1))
+        told = config.latent_gain * latent.astype(features.dtype)
+        fused = self.final_proj(jnp.concatenate([told, features], axis=-1))
         tokens = fused.reshape(*fused.shape[:-1], self.config.tokens, self.config.token_dim)
         return tokens.astype(jnp.float32) + halves_table(self.config.tokens, self.config.token_dim)
 

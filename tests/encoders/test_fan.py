@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from portrait_jax.encoders.fan import FANConfig, FANMotionEncoder
+from portrait_jax.encoders.fan import IN_PLACE, FANConfig, FANMotionEncoder
 from portrait_jax.errors import ConfigError, ShapeError
 from tests.tiny import leaves
 from tests.weights import random_params
@@ -65,3 +65,13 @@ def test_an_encoder_trained_from_nothing_has_no_statistics_and_never_dies():
 
     assert spread(params, faces) > 0
     assert np.abs(jax.grad(spread)(params, faces)["params"]["model"]["conv1"]["kernel"]).max() > 0
+
+
+def test_gains_are_what_latents_and_boxes_are_multiplied_by_where_they_meet(params):
+    strong = FANMotionEncoder(replace(SMALL, latent_gain=5.0, box_gain=20.0))
+    place, keys = jnp.array(IN_PLACE), jax.random.split(jax.random.key(0))
+    latent, box = jax.random.normal(keys[0], (3, 12)), place + 0.1 * jax.random.normal(keys[1], (3, 3))
+    told = strong.apply(params, latent, box, method="fuse")
+    far = place + 20 * (box - place)
+    np.testing.assert_allclose(told, MODULE.apply(params, 5 * latent, far, method="fuse"), atol=1e-5)
+    assert np.abs(told - MODULE.apply(params, latent, box, method="fuse")).max() > 1e-2

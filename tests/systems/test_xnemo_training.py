@@ -29,6 +29,7 @@ SIZE = 32
 STAGES = (
     "demo_stage1",
     "demo_motion",
+    "demo_attention",
     "demo_stage2",
     "demo_stage3",
     *(f"ablation_{name}_stage2" for name in ABLATIONS if name != "full"),
