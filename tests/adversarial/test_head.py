@@ -119,6 +119,7 @@ def test_judges_without_weights_are_off_and_said_to_be():
         assert HEAD.with_weights_of(JUDGES) == HEAD
 
 
+@pytest.mark.slow
 def test_full_size_lowers_from_shapes():
     head = DualHead()
     params = jax.eval_shape(head.init, jax.random.key(0))

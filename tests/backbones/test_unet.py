@@ -92,6 +92,7 @@ def test_gradients_are_finite_and_reach_every_parameter(clip):
     assert not silent
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_no_gradient():
     params, x = filled(TINY), noise((2, 1, 4, 4, 4))
 

@@ -45,6 +45,7 @@ def gradients(stage: str, params) -> dict[str, np.ndarray]:
     return tiny.leaves(jax.jit(jax.grad(loss))(trainable, tiny.make_batch(), jax.random.key(1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["demo_stage1", "demo_stage2"])
 def test_the_loss_reaches_every_trainable_parameter_of_a_stage(stage, params):
     found = {name: float(np.abs(leaf).max()) for name, leaf in gradients(stage, params).items()}

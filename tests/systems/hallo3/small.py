@@ -21,8 +21,11 @@ FACE, MARGIN = 8, 2
 def get_config(name: str = "released") -> ConfigDict:
     """`configs/hallo3.py` with small numbers."""
     config = hallo3.get_config(name)
+    # Motion frames with a latent each need a longer clip: 17 frames have five.
+    apart = 0 if config.model.motion.together else config.model.motion.frames
+    frames = FRAMES if apart <= 3 else 17
     with config.unlocked():
-        config.model.update({"height": HEIGHT, "width": WIDTH, "frames": FRAMES})
+        config.model.update({"height": HEIGHT, "width": WIDTH, "frames": frames})
         config.model.autoencoder.update(
             {"block_out_channels": (4, 4, 8), "layers_per_block": 1, "latent_channels": 4, "norm_groups": 2}
         )
@@ -35,15 +38,15 @@ def get_config(name: str = "released") -> ConfigDict:
         )  # fmt: skip
         config.model.denoiser.update(
             {"layers": 2, "heads": 2, "head_dim": 16, "in_channels": 8, "out_channels": 4, "text_dim": 12,
-             "text_tokens": 3, "time_dim": 16, "mlp": 2, "grid": (3, 2, 3)}
+             "text_tokens": 3, "time_dim": 16, "mlp": 2, "grid": ((frames + 3) // 4, 2, 3)}
         )  # fmt: skip
         config.model.audio.update({"hidden": 8, "tokens": 2, "width": 8})
         config.model.face.update({"tokens": 2, "width": 12})
         config.model.face_recogniser.update({"layers": (1,), "channels": (4,), "embedding": 6, "image_size": FACE})
-    config.sampling.update({"steps": 3, "window": FRAMES})
+    config.sampling.update({"steps": 3, "window": frames})
     config.data.update({"size": HEIGHT, "audio_margin": MARGIN if config.data.audio else 0, "face_size": FACE})
     if "train" in config:
-        config.train.frames = FRAMES
+        config.train.frames = frames
     return config
 
 
@@ -70,17 +73,17 @@ def windows(system: Hallo3, frames: int = FRAMES, seed: int = 1) -> jax.Array:
 
 def batch(system: Hallo3) -> dict[str, jax.Array]:
     """One training example."""
-    rng = np.random.default_rng(2)
+    rng, frames = np.random.default_rng(2), system.frames
     made = {
-        "frames": jnp.asarray(rng.integers(0, 256, (1, FRAMES, HEIGHT, WIDTH, 3), dtype=np.uint8)),
+        "frames": jnp.asarray(rng.integers(0, 256, (1, frames, HEIGHT, WIDTH, 3), dtype=np.uint8)),
         "reference": portrait(),
         "face_mask": jnp.ones((1, HEIGHT, WIDTH)),
         "face": jnp.asarray(rng.integers(0, 256, (1, FACE, FACE, 3), dtype=np.uint8)),
         "identity": jnp.asarray(rng.normal(size=(1, 6)), jnp.float32),
         "text": jnp.asarray(rng.integers(1, 20, (1, 3)), jnp.int32),
-        "audio": jnp.asarray(0.1 * rng.normal(size=(1, (FRAMES + 2 * MARGIN) * 640)), jnp.float32),
+        "audio": jnp.asarray(0.1 * rng.normal(size=(1, (frames + 2 * MARGIN) * 640)), jnp.float32),
     }
     if system.precomputed:
         encoded = rng.normal(size=(1, 3, 12))
-        made |= {"text": jnp.asarray(encoded, jnp.float32), "audio": windows(system)}
+        made |= {"text": jnp.asarray(encoded, jnp.float32), "audio": windows(system, frames)}
     return {name: made[name] for name in (*system.batch_keys, "text")}
