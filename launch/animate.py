@@ -32,7 +32,9 @@ CONFIG = config_flags.DEFINE_config_file("config", "configs/follow_your_emoji.py
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Parameters: a .safetensors file or a run's directory. Default: the demo's."
 )
-PORTRAIT = flags.DEFINE_string("portrait", None, "Image file of the portrait.")
+PORTRAIT = flags.DEFINE_string(
+    "portrait", None, "Image file of the portrait; none where the prompt alone says who it is (--id_scale 0)."
+)
 PORTRAIT_LANDMARKS = flags.DEFINE_string(
     "portrait_landmarks", None, "Where no detector sees its face: landmarks (.npz), or points set by hand (.json)."
 )
@@ -83,7 +85,7 @@ PASTE_BACK = flags.DEFINE_bool(
 )
 RESUME = flags.DEFINE_bool("resume", False, "Go on with an interrupted run.")
 
-NEEDED = (PORTRAIT, DRIVING, OUTPUT)
+NEEDED = (DRIVING, OUTPUT)
 
 
 def main() -> None:
@@ -97,7 +99,7 @@ def main() -> None:
     params = load_system_params(system, CHECKPOINT.value, BASE.value)
     extension = load_extension(PRIOR.value, EXTEND.value, EMOTION.value)
     job = Job(
-        portrait=Path(PORTRAIT.value),
+        portrait=optional_path(PORTRAIT.value),
         driving=Path(DRIVING.value),
         output=Path(OUTPUT.value),
         audio=optional_path(AUDIO.value),

@@ -36,7 +36,10 @@ def get_config(stage: str = "demo") -> ConfigDict:
     model.audio.update({"reach": 1, "hidden": 8, "tokens": 2, "width": 16})
     config.loss.prefix = 1
     config.data.audio_margin = MARGIN if config.data.audio else 0
-    config.sampling.update({"steps": 2, "window": 4, "overlap": 1, "windows_per_chunk": 2})
+    # Guided as the paper's, so that both branches run.
+    config.sampling.update(
+        {"guidance": 2.0, "mimic": 1.5, "steps": 2, "window": 4, "overlap": 1, "windows_per_chunk": 2}
+    )
     return config
 
 

@@ -20,9 +20,9 @@ from portrait_jax.animation.animator import Animator
 from portrait_jax.animation.drivers import driver_of
 from portrait_jax.animation.driving import is_sequence
 from portrait_jax.animation.extension import Extension, extended
-from portrait_jax.animation.portrait import Portrait, is_by_hand, load_portrait
+from portrait_jax.animation.portrait import Portrait, is_by_hand, load_portrait, nobody
 from portrait_jax.animation.signals import Drive, Report, Request, silent
-from portrait_jax.errors import InputFileError, PortraitError
+from portrait_jax.errors import ConfigError, InputFileError, PortraitError
 from portrait_jax.face.detector import FaceDetector, model_path
 from portrait_jax.face.squares import paste
 from portrait_jax.media.audio import check_audible, read_blocks
@@ -41,7 +41,7 @@ SHEET_COLUMNS = 8
 class Job:
     """What to animate with what, and where to put it; see `launch.animate` for each field."""
 
-    portrait: Path
+    portrait: Path | None
     driving: Path
     output: Path
     audio: Path | None = None
@@ -175,6 +175,13 @@ def _bundle(job: Job) -> Callable[[], Path]:
 
 def _portrait(job: Job, animator: Animator) -> Portrait:
     system = animator.system
+    if job.portrait is None:
+        if getattr(system, "needs_portrait", True):
+            raise ConfigError(
+                f"--portrait is missing: {system.name} is told who it is by a picture; only where a prompt says it, with "
+                "anyexpress and --id_scale 0, none is needed"
+            )
+        return nobody(*frame_size(system))
     load = partial(
         load_portrait, job.portrait, system.image_size, framing=system.sampling.framing, frame=frame_size(system)
     )
@@ -195,7 +202,7 @@ def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[st
     """Everything that the video depends on."""
     driver = driver_of(animator.system)
     detects = (
-        job.portrait_landmarks is None
+        (job.portrait is not None and job.portrait_landmarks is None)
         or driver.detects(job.driving)
         or (job.control is not None and not is_sequence(job.control))
     )

@@ -25,6 +25,7 @@ from portrait_jax.face.crops import face_box, square_crop
 from portrait_jax.face.detector import FaceDetector, model_path
 from portrait_jax.face.geometry import load_geometry
 from portrait_jax.face.squares import source_crop
+from portrait_jax.face.topology import NUM_LANDMARKS
 from portrait_jax.media.files import FilePath
 from portrait_jax.media.image import read_image, resize
 from portrait_jax.typing import Image, Int, Landmarks, UInt8
@@ -53,6 +54,11 @@ class Portrait(NamedTuple):
         if self.picture is None or self.picture_landmarks is None:
             return self.image, self.landmarks
         return self.picture, self.picture_landmarks
+
+
+def nobody(height: int, width: int) -> Portrait:
+    """What stands in for the portrait where a prompt alone says who it is: a grey picture without a face."""
+    return Portrait(np.full((height, width, 3), 128, np.uint8), np.zeros((NUM_LANDMARKS, 3), np.float32))
 
 
 class Placement(NamedTuple):

@@ -173,6 +173,11 @@ class AnyExpress(LatentDiffusion):
         return self.audio_config.reach
 
     @property
+    def needs_portrait(self) -> bool:
+        """Whether anything of the portrait is told; otherwise the prompt alone says who it is."""
+        return self.behaviour.id_scale > 0 or self.behaviour.portrait_latents
+
+    @property
     def prompt_length(self) -> int:
         """Token ids of a prompt."""
         return self.text_config.positions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.animation import Animator, sound
-from portrait_jax.animation.files import animate_files
+from portrait_jax.animation.files import Job, animate_files
 from portrait_jax.animation.portrait import Portrait
 from portrait_jax.animation.signals import Clip
 from portrait_jax.encoders.speech import Clock
@@ -107,3 +108,46 @@ def test_a_clip_in_memory_needs_its_speech_features():
         sound.clip_signals(system, portrait, Clip(landmarks, speech=speech), "none").at(np.arange(2))["audio"].shape[0]
         == 2
     )
+
+
+@pytest.mark.slow
+def test_a_prompt_alone_says_who_speaks_and_a_controlnet_how_the_face_lies(tmp_path):
+    """No portrait at all; the sound, both prompts and key points through a ControlNet."""
+    scene.fill(tmp_path)
+    write_voice(tmp_path)
+    system = tiny_anyexpress.make_system(control="controlnet", id_scale=0.0, portrait_latents=False)
+    prompts = {"text": np.array([6, 1, 7], np.int32), "negative_text": np.array([6, 2, 7], np.int32)}
+    job = scene.job(tmp_path, driving="speech.wav", control=tmp_path / "driving.npz", prompts=prompts, fps=FPS)
+    job = dataclasses.replace(job, portrait=None, portrait_landmarks=None)
+    record = animate_files(Animator(system, make_params(system)), job)
+    assert set(record["inputs"]) == {"driving", "control"} and probe(job.output).frames == 11
+
+
+def test_a_system_that_is_told_who_it_is_by_a_picture_asks_for_one(tmp_path):
+    write_voice(tmp_path)
+    system = tiny_anyexpress.make_system()
+    job = Job(None, tmp_path / "speech.wav", tmp_path / "out.mp4")
+    with pytest.raises(ConfigError, match="--portrait is missing: anyexpress"):
+        animate_files(Animator(system, {}), job)
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.slow
+def test_sample_speech_drives_sample_portraits(samples_dir, face_landmarker_path, tmp_path):
+    """Every portrait with every recording's beginning, from file to file; networks narrow, the pipeline whole."""
+    system = tiny_anyexpress.make_system()
+    animator = Animator(system, make_params(system))
+    speech = sorted((samples_dir / "speech").glob("*.wav"))
+    portraits = sorted(path for path in (samples_dir / "portraits").iterdir() if path.suffix in (".png", ".jpg"))
+    assert speech and portraits
+    for recording in speech:
+        clip = read_clip(recording)
+        part = clip.samples[clip.rate : clip.rate + round(0.6 * clip.rate)]
+        scene.write_wav(tmp_path / recording.name, AudioClip(part, clip.rate))
+        for portrait in portraits:
+            output = tmp_path / f"{portrait.stem}_{recording.stem}.mp4"
+            driving = tmp_path / recording.name
+            animate_files(animator, Job(portrait, driving, output, landmarker=face_landmarker_path, face="largest"))
+            info = probe(output)
+            assert (info.frames, info.fps, info.has_audio) == (15, 25, True)
+            assert np.stack(list(read_frames(output))).std() > 1

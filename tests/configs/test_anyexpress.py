@@ -19,7 +19,7 @@ from portrait_jax.systems.system import guidance_of
 from portrait_jax.training.task import LoopOptions
 from tests.weights import shapes
 
-STAGES = ("stage1", "stage2", "paper", "demo_base", "demo_stage1", "demo_stage2", "demo")
+STAGES = ("stage1", "stage2", "paper", "demo_base", "demo_speech", "demo_stage1", "demo_stage2", "demo")
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ FLAGS = {
 }
 
 MISTAKES = {
-    "no portrait": ({"portrait": ""}, "--portrait is missing; give it (--help says"),
+    "no portrait": ({"portrait": ""}, "--portrait is missing: follow_your_emoji is told who it is by a picture"),
     "no output": ({"output": ""}, "--output is missing; give it (--help says"),
     "portrait not there": ({"portrait": "no.png"}, "image file no.png does not exist"),
     "portrait not an image": ({"portrait": "text.txt"}, "text.txt is not an image"),
