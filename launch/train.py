@@ -25,11 +25,12 @@ from launch import cli, hosts
 from launch.writers import ImageFiles, TensorBoard
 from portrait_jax import systems
 from portrait_jax.errors import ConfigError
-from portrait_jax.sharding import make_mesh
+from portrait_jax.sharding.mesh import batch_share, make_mesh
 from portrait_jax.training.loop import train
 from portrait_jax.training.params import DTYPES, export
 from portrait_jax.training.task import LoopOptions
 
+flags.adopt_module_key_flags(hosts)  # --help names them too.
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and stage: configs/NAME.py:STAGE.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; the stage is a sub-directory of it.")
 STEPS = flags.DEFINE_integer("steps", None, "Shorthand for --config.train.steps.", lower_bound=1)
@@ -65,6 +66,7 @@ def run(config: ConfigDict, folder: Path) -> None:
     stage = task.stages[config.stage]
     options = LoopOptions.from_config(config.train)
     mesh = make_mesh(**config.mesh)
+    share = batch_share(mesh)
     loader = make_loader(
         config.data,
         global_batch=stage.batch_size,
@@ -72,8 +74,8 @@ def run(config: ConfigDict, folder: Path) -> None:
         seed=options.seed,
         split="train",
         needs=getattr(task, "batch_keys", ()),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share.number,
+        process_count=share.parts,
     )
     try:
         train(

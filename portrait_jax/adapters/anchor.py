@@ -31,7 +31,6 @@ class AnchorAlignment(nn.Module):
     """Sows the statistics of its input, then brings it to those told for its site."""
 
     site: str
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"], anchor: Anchor) -> Float[Array, "b f h w c"]:
@@ -45,7 +44,7 @@ def anchor_slot() -> Slot:
     """After each layer of each block, behind the temporal modules; reads `Conditioning.anchor`."""
 
     def make(site, *, dtype, name):
-        return AnchorAlignment(site_name(site), dtype, name=name)
+        return AnchorAlignment(site_name(site), name=name)
 
     return Slot("after_layer", NAME, make, field="anchor", late=True)
 

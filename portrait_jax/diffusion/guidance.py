@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -153,7 +153,7 @@ def rescaled(guidance: Guidance, strength: float, branch: str = "cond") -> Guida
         ratio = predictions[branch].std(axes, keepdims=True) / jnp.maximum(combined.std(axes, keepdims=True), 1e-8)
         return combined * (strength * ratio + (1 - strength))
 
-    return Guidance(guidance.branches, combine, guidance.reads_given)
+    return replace(guidance, combine=combine)
 
 
 def _per_frame(scale: Scale):

@@ -22,7 +22,7 @@ import numpy as np
 
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import Guidance
-from portrait_jax.diffusion.sampler import first_state, guided
+from portrait_jax.diffusion.sampler import first_state, guided_at
 from portrait_jax.diffusion.solvers import Index, Solver
 from portrait_jax.errors import ConfigError
 from portrait_jax.long_video.overlap import check_span
@@ -92,8 +92,7 @@ def conditioned_predict(
     @jax.jit
     def predict(params, conditionings, frames, x, step):
         local = {name: value.take(frames) for name, value in conditionings.items()}
-        run = guided(partial(denoise, params), local, guidance, batched=batched)
-        return run(x, jnp.asarray(solver.timesteps)[step])
+        return guided_at(partial(denoise, params), local, solver, guidance, batched=batched)(x, step)
 
     return lambda frames, x, step: predict(params, conditionings, jnp.asarray(frames), x, step)
 

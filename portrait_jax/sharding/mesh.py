@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from portrait_jax.errors import ConfigError, DeviceError
@@ -49,7 +51,9 @@ def make_mesh(
         sizes[free[0]] = len(devices) // fixed
     shape = tuple(sizes.values())
     chosen = devices[: math.prod(shape)]
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=chosen)
+    # An axis of ours may be a part of one of the machine's: eight-fold data over a slice of 4×4 chips.
+    placed = mesh_utils.create_device_mesh(shape, chosen, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -71,9 +75,48 @@ def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
         )
 
 
+class Share(NamedTuple):
+    """Which part of every global batch a process loads: one of so many equal blocks of rows."""
+
+    number: int
+    parts: int
+
+
+def batch_share(mesh: Mesh) -> Share:
+    """This process's share. Processes that hold the same examples, with other tokens or channels of them, have the same.
+
+    Raises:
+        ConfigError: if its devices hold examples that are no block.
+    """
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    owners = [{device.process_index for device in row} for row in mesh.devices.reshape(parts, -1)]
+    share = share_of(owners, jax.process_index())
+    if share is None:
+        raise ConfigError(
+            f"the mesh {dict(mesh.shape)} gives process {jax.process_index()} no block of the batch of its own; make data × fsdp "
+            "a multiple of the number of processes, or tensor × sequence one of a process's devices"
+        )
+    return share
+
+
+def share_of(owners: Sequence[Collection[int]], process: int) -> Share | None:
+    """`owners`: the processes that hold each part of the batch, in order. None if those of `process`
+    are no block at a multiple of its length."""
+    own = [number for number, found in enumerate(owners) if process in found]
+    block = len(own)
+    if not block or len(owners) % block or own[0] % block or own != list(range(own[0], own[0] + block)):
+        return None
+    return Share(own[0] // block, len(owners) // block)
+
+
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
-    """Puts this host's part of a batch (arrays with a leading batch axis) on its devices, as one global batch."""
+    """Puts this host's part of a batch (arrays with a leading batch axis, see `batch_share`) on its devices, as one global
+    batch."""
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
         return jax.device_put(dict(batch), sharding)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    parts = batch_share(mesh).parts
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value, (parts * len(value), *value.shape[1:]))
+        for name, value in batch.items()
+    }

@@ -20,7 +20,6 @@ from portrait_jax.autoencoders import decode_streamed, sample_latent
 from portrait_jax.autoencoders.pixels import on_bars, to_pm1
 from portrait_jax.backbones.cogvideox import remember
 from portrait_jax.conditioning import Conditioning
-from portrait_jax.diffusion.guidance import classifier_free
 from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.sampler import sample
 from portrait_jax.diffusion.schedule import add_noise, signal_noise
@@ -29,6 +28,7 @@ from portrait_jax.encoders.speech import heard_windows
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.continued import sample_continued
 from portrait_jax.systems.hallo3_networks import Hallo3Networks
+from portrait_jax.systems.system import guidance_of
 from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
 
 Latents = Float[Array, "b f h w c"]
@@ -212,7 +212,7 @@ class Hallo3(Hallo3Networks):
 
         return sample(
             partial(self.denoise, params), jax.random.normal(keys[0], known.shape), branches, solver,
-            classifier_free(self.sampling.guidance), step_noise=step_noise if solver.stochastic else None,
+            guidance_of(self.sampling), step_noise=step_noise if solver.stochastic else None,
         )  # fmt: skip
 
     def sample_clips(

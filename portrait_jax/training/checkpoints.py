@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -49,6 +52,8 @@ def manager(workdir: Path, keep: int | None = None, best: int = 0, *, create: bo
     }
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy(policies) if policies else None,
+        # Without it orbax would not write down what the best are known by, and forget them with the process.
+        best_fn=(lambda metrics: -metrics["loss"]) if create else None,
         create=create,
         enable_async_checkpointing=create,
         cleanup_tmp_directories=create,
@@ -75,6 +80,7 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int = 2, best: int = 0, start: int | None = None) -> None:
         self.workdir = Path(workdir)
         self._manager = manager(self.workdir, keep, best, create=True)
+        self._sealing = ThreadPoolExecutor(1)
         for step in self._manager.all_steps():
             if start is not None and step > start:
                 self._manager.delete(step)
@@ -83,6 +89,9 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._seal()
+        self._sealing.shutdown(cancel_futures=kind is not None)
         self._manager.close()
 
     def save(self, state: TrainState, meta: Meta, loss: float = float("nan")) -> None:
@@ -98,6 +107,7 @@ class Checkpoints:
         if step == self._manager.latest_step():
             return
         self.wait()
+        self._seal()
         params, optimizer = split_state(state)
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(params),
@@ -113,18 +123,22 @@ class Checkpoints:
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def wait(self) -> None:
-        """Blocks until everything is on disk, and seals it.
+        """Blocks until everything is on disk.
 
         Raises:
             CheckpointError: if it could not be written.
         """
         with unwritten(self.workdir):
             self._manager.wait_until_finished()
-            if jax.process_index() == 0:
-                steps = self._manager.all_steps()
-                for step in steps:
-                    seals.seal(self.workdir / FOLDER / str(step))
-                seals.forget(self.workdir / FOLDER, steps)
+
+    def _seal(self) -> None:
+        """Seals what is complete, in the background: a run that is being stopped has no time for it."""
+        if jax.process_index() > 0:
+            return
+        steps = list(self._manager.all_steps())
+        for step in steps:
+            self._sealing.submit(seals.seal, self.workdir / FOLDER / str(step))
+        self._sealing.submit(seals.forget, self.workdir / FOLDER, steps)
 
 
 @contextlib.contextmanager
@@ -132,6 +146,8 @@ def unwritten(workdir: Path) -> Iterator[None]:
     """Turns orbax's and TensorStore's ways to say that something cannot be written into one."""
     try:
         yield
+    except jax.errors.JaxRuntimeError:
+        raise  # A device or another process, not the disk.
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n", 1)[0][:200]
         raise CheckpointError(
@@ -190,6 +206,22 @@ def read_params(workdir: Path) -> tuple[dict[str, PyTree], Meta, int]:
     return found["params"], found["meta"], step
 
 
+def check_seal(workdir: Path, step: int) -> bool:
+    """Whether a checkpoint is sealed and whole; process 0 looks, and all agree.
+
+    Raises:
+        DamagedError: if files are not what they were.
+    """
+    folder = Path(workdir) / FOLDER / str(step)
+    lost = seals.broken(folder) if jax.process_index() == 0 else []
+    state = np.array([seals.path_of(folder).exists(), bool(lost)])
+    if jax.process_count() > 1:
+        state = multihost_utils.broadcast_one_to_all(state)
+    if state[1]:
+        raise damaged(step, workdir, f"changed since it was saved: {listed(lost)}")
+    return bool(state[0])
+
+
 def newest(workdir: Path, read: Callable[[ocp.CheckpointManager, int], Found]) -> tuple[int, Found]:
     """What `read` makes of the newest checkpoint that is whole, and its step; a warning names each that is not.
 
@@ -201,11 +233,14 @@ def newest(workdir: Path, read: Callable[[ocp.CheckpointManager, int], Found]) -
         if not steps:
             raise CheckpointError(f"{workdir} holds no complete checkpoint; let its training reach one")
         for step in steps:
+            sealed = False
             try:
-                if lost := seals.broken(Path(workdir) / FOLDER / str(step)):
-                    raise damaged(step, workdir, f"changed since it was saved: {listed(lost)}")
+                sealed = check_seal(workdir, step)
                 return step, read(opened, step)
             except DamagedError as error:
+                if sealed:
+                    # What was written is there, so that something else is wrong: another optimizer, or a disk for now.
+                    raise CheckpointError(str(error)) from error
                 if step == steps[-1]:
                     raise CheckpointError(
                         f"{error}, and none before it is whole; remove that folder to begin anew"

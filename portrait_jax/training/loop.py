@@ -270,9 +270,12 @@ class Report:
 
 
 def draw(task: Task, state: TrainState, batch: PyTree, stage: str, step: int, journal: Journal) -> None:
-    """Lets the task draw its progress with the averaged parameters; the same random numbers each time."""
+    """Lets the task draw its progress with the averaged parameters; the same random numbers each time.
+
+    Of several processes none draws: each holds only a part of what is to be seen.
+    """
     samples = getattr(task, "samples", None)
-    if samples is not None:
+    if samples is not None and jax.process_count() == 1:
         rng = jax.random.wrap_key_data(jnp.asarray(state.rng))
         journal.images(step, samples(state.averaged_params, batch, rng, stage))
 

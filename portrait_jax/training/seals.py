@@ -25,8 +25,11 @@ def seal(checkpoint: Path) -> None:
     path = path_of(checkpoint)
     if path.exists():
         return
+    try:
+        sums = checksums(checkpoint, files_of(checkpoint))
+    except FileNotFoundError:
+        return  # It has given way to newer ones meanwhile.
     path.parent.mkdir(exist_ok=True)
-    sums = checksums(checkpoint, files_of(checkpoint))
     with atomic_output(path) as partial:
         partial.write_text(json.dumps(sums), encoding="utf-8")
 

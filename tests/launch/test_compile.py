@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from launch import compile as command
-from launch.compiling import hlo, report, sweeps
+from launch.compiling import command, hlo, report, sweeps
 from launch.compiling.machines import GIB, machine
 from launch.compiling.programs import Program, batch_shapes, program
 from portrait_jax.errors import ConfigError, DeviceError
@@ -92,27 +91,16 @@ def test_a_program_that_is_too_large_does_not_fit():
 
 
 def test_a_training_step_is_compiled_from_its_config_alone(monkeypatch, tmp_path, capsys):
-    """The whole command: JSON, lines for people, and status 1 where the memory does not do."""
-
-    class Given:
-        def __init__(self, value):
-            self.value = value
-
+    """JSON, lines for people, and status 1 where the memory does not do."""
     file = tmp_path / "found.json"
-    for name, value in {
-        "CONFIG": tiny_prior.get_config(), "TOPOLOGY": "cpu:8", "MESH": ["data=2", "fsdp=4"], "PROGRAM": "train", "CLIPS": 1,
-        "SWEEP": False, "EFFORT": False, "OUTPUT": str(file),
-    }.items():  # fmt: skip
-        monkeypatch.setattr(command, name, Given(value))
-    command.main()
+    request = command.Request(tiny_prior.get_config(), machine("cpu:8"), ["data=2", "fsdp=4"])
+    assert command.finish(command.found(request), file) == 0
     made, shown = json.loads(file.read_text()), capsys.readouterr().out
     assert made["fits"] and made["mesh"] == {"data": 2, "fsdp": 4, "tensor": 1, "sequence": 1} and made["batch"] == 8
     assert made["flops"] > 0 and made["collectives"] and made["peak_gib"] > 0
     assert "fits: peak" in shown and "motion_vqvae:vqvae" in shown
     monkeypatch.setattr(report, "peak_bytes", lambda memory: 17 * GIB)
-    with pytest.raises(SystemExit) as stopped:
-        command.main()
-    assert stopped.value.code == 1 and "does NOT fit" in capsys.readouterr().out
+    assert command.finish(command.found(request), None) == 1 and "does NOT fit" in capsys.readouterr().out
 
 
 def test_the_batch_is_what_the_loader_gives():

@@ -90,6 +90,11 @@ def test_processes_have_the_losses_of_one(root, tmp_path, alone, count):
     same(run(root, tmp_path, count), alone)
 
 
+def test_processes_that_share_examples_load_the_same(root, tmp_path, alone):
+    """Two parts of the batch, each held by two processes."""
+    same(run(root, tmp_path, 4, "--config.mesh.data=2", "--config.mesh.tensor=4"), alone)
+
+
 def test_a_run_goes_on_with_another_number_of_processes_and_another_mesh(root, tmp_path, alone):
     assert run(root, tmp_path, 2, "--config.train.steps=4", "--config.train.schedule=constant").keys() == {1, 2, 3, 4}
     first = losses(tmp_path)
