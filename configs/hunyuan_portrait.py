@@ -58,9 +58,14 @@ def get_config(name: str = "released") -> ConfigDict:
     if name in ABLATIONS:
         section, change = ABLATIONS[name]
         config.model[section].update(change)
+    if name == "no_adapter":
+        # No pattern may match nothing.
+        config.train.trainable = tuple(pattern for pattern in config.train.trainable if pattern != ADAPTERS)
     return config
 
 
+ADAPTERS = r"image_encoder/blocks_\d+/adapter/(?!.*running_).*"
+"""What trains of the image encoder."""
 ABLATIONS = {
     "no_memory": ("motion_memory", {"memory": False}),
     "no_intensity": ("motion_memory", {"intensity": False}),
@@ -95,7 +100,7 @@ def train(config: ConfigDict) -> None:
             # Frozen: autoencoder, DINOv2's own blocks, face recogniser, motion encoders.
             "trainable": (
                 "denoiser/.*",
-                r"image_encoder/blocks_\d+/adapter/(?!.*running_).*",
+                ADAPTERS,
                 "image_projection/.*",
                 "motion_memory/.*",
                 "guider/.*",
