@@ -25,6 +25,8 @@ from portrait_jax.errors import ConfigError, nearest
 
 MOTION_ENCODER = r"motion_encoder/.*/(kernel|scale|bias)$"
 """Its leaves without the stored statistics of norms."""
+PICTURES = ("denoiser/(?!.*temporal_modules).*", "reference/.*", "image_encoder/.*")
+"""What draws single frames, motion attention included."""
 EMBEDDED = "{assets}/follow_your_emoji_demo.safetensors"
 
 
@@ -167,7 +169,7 @@ def demo_motion(config: ConfigDict) -> None:
 
 def demo_attention(config: ConfigDict) -> None:
     """The denoiser learns to read the latents as `demo_motion` left them: the second stage without the head and without a
-    step back through the encoder, for a third of its cost.
+    step back through the encoder, which cost about half of it.
     """
     demo_stage1(config)
     config.loss.motion = True
@@ -176,9 +178,7 @@ def demo_attention(config: ConfigDict) -> None:
     config.train.update(
         {
             "trainable": (
-                "denoiser/(?!.*temporal_modules).*",
-                "reference/.*",
-                "image_encoder/.*",
+                *PICTURES,
                 r"motion_encoder/(?!model/).*",
             ),
             "allow_missing": (),
@@ -201,9 +201,7 @@ def demo_stage2(config: ConfigDict) -> None:
     config.train.update(
         {
             "trainable": (
-                "denoiser/(?!.*temporal_modules).*",
-                "reference/.*",
-                "image_encoder/.*",
+                *PICTURES,
                 MOTION_ENCODER,
                 *TRAINABLE,
             ),

@@ -29,7 +29,7 @@ MESH = flags.DEFINE_list("mesh", [], "Mesh, such as data=2,fsdp=8; default the c
 PROGRAM = flags.DEFINE_string("program", "train", "train (one step) or sample.")
 CLIPS = flags.DEFINE_integer("clips", 1, "Portraits that are animated together (--program=sample).", lower_bound=1)
 SWEEP = flags.DEFINE_bool("sweep", False, "Try meshes and remat policies, and print those that fit, best first.")
-EFFORT = flags.DEFINE_bool("effort", False, "Compile as a run would, not quickly. Memory is the same, time is not.")
+EFFORT = flags.DEFINE_bool("effort", False, "Compile as a run would, not quickly.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for everything that was found.")
 
 

@@ -28,7 +28,7 @@ def compiled(program: Program, machine: Machine, quick: bool = True) -> dict[str
     """Compiles a program and says what it takes; a program that the compiler refuses for its memory is one that does not fit.
 
     Args:
-        quick: compile with less effort: convolutional networks take minutes otherwise; memory is the same.
+        quick: compile with less effort: convolutional networks take minutes otherwise.
     """
     counted = flops(program.traced.jaxpr)
     begin, failure, executable = perf_counter(), "", None

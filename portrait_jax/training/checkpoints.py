@@ -84,6 +84,8 @@ class Checkpoints:
         for step in self._manager.all_steps():
             if start is not None and step > start:
                 self._manager.delete(step)
+        if jax.process_index() == 0:
+            seals.forget(self.workdir / FOLDER, self._manager.all_steps())
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -240,7 +242,11 @@ def newest(workdir: Path, read: Callable[[ocp.CheckpointManager, int], Found]) -
             except DamagedError as error:
                 if sealed:
                     # What was written is there, so that something else is wrong: another optimizer, or a disk for now.
-                    raise CheckpointError(str(error)) from error
+                    reason = str(error.__cause__ or error).strip().split("\n", 1)[0][:200]
+                    raise CheckpointError(
+                        f"checkpoint {step} of {workdir} is as it was written, but cannot be read ({reason}); {_ADVICE}, or try "
+                        "again if the disk was not to be reached"
+                    ) from error
                 if step == steps[-1]:
                     raise CheckpointError(
                         f"{error}, and none before it is whole; remove that folder to begin anew"
