@@ -114,7 +114,7 @@ def test_the_batch_is_what_the_loader_gives():
 
 SAMPLED = {
     "follow_your_emoji": lambda: tiny.get_config("demo_stage2"),
-    "xnemo": lambda: tiny_xnemo.get_config("demo"),
+    "xnemo": lambda: tiny_xnemo.get_config(),
     "anyexpress": lambda: tiny_anyexpress.get_config("demo"),
     "hunyuan_portrait": lambda: tiny_hunyuan.get_config(),
 }
