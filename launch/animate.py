@@ -22,9 +22,11 @@ from portrait_jax import systems
 from portrait_jax.animation import Animator
 from portrait_jax.animation.files import Job, animate_files
 from portrait_jax.errors import ConfigError
+from portrait_jax.interchange import resolve
 from portrait_jax.interchange.processors import load_tokenizer
+from portrait_jax.interchange.published import identify_base
 from portrait_jax.progress import Bars
-from portrait_jax.systems.loading import EMBEDDED, load_system_params
+from portrait_jax.systems.loading import EMBEDDED, load_system_params, pose_control
 from portrait_jax.systems.system import System
 from portrait_jax.training.params import identify
 
@@ -67,7 +69,8 @@ EMOTION = flags.DEFINE_integer("emotion", None, "Label of the feeling in which t
 BASE = flags.DEFINE_list(
     "base",
     [],
-    "Imported checkpoints that take the place of --checkpoint's base: a personalised model, a pose control …",
+    "What takes the place of --checkpoint's base: a personalised model, a pose control …, as published (a file, a diffusers "
+    "folder, hub:org/name) or imported.",
 )
 PROMPT = flags.DEFINE_string("prompt", None, "What is to be seen, for systems that read text; needs --tokenizer.")
 NEGATIVE_PROMPT = flags.DEFINE_string("negative_prompt", None, "What is not; needs --tokenizer.")
@@ -95,8 +98,11 @@ def main() -> None:
             raise ConfigError(f"--{flag.name} is missing; give it (--help says what each flag takes)")
     config = CONFIG.value
     set_scales(config)
+    bases = [resolve(path) for path in BASE.value]
+    if CONTROL.value and config.model.get("behaviour", ConfigDict()).get("control") == "none":
+        config.model.behaviour.control = pose_control(bases)
     system = systems.build_system(config)
-    params = load_system_params(system, CHECKPOINT.value, BASE.value)
+    params = load_system_params(system, CHECKPOINT.value, bases)
     extension = load_extension(PRIOR.value, EXTEND.value, EMOTION.value)
     job = Job(
         portrait=optional_path(PORTRAIT.value),
@@ -117,7 +123,7 @@ def main() -> None:
     about = {
         "config": json.loads(config.to_json_best_effort()),
         "checkpoint": identify(CHECKPOINT.value or EMBEDDED[system.name]),
-        "base": [identify(path) for path in BASE.value],
+        "base": [identify_base(path) for path in bases],
     }
     if PRIOR.value:
         about["prior"] = identify(PRIOR.value)

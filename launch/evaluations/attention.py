@@ -19,6 +19,7 @@ from launch.evaluations.sound import Options, Speaker, signals_of
 from portrait_jax.animation import Animator
 from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.diffusion.schedule import add_noise
+from portrait_jax.errors import ConfigError
 from portrait_jax.media.charts import line_chart
 from portrait_jax.media.files import atomic_output
 from portrait_jax.media.image import write_image
@@ -27,11 +28,19 @@ from portrait_jax.progress import Bars
 
 
 def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
-    """Writes attention_entropy.json (mean by condition and level, and by block) and attention_entropy.png."""
+    """Writes attention_entropy.json (mean by condition and level, and by block) and attention_entropy.png.
+
+    Raises:
+        ConfigError: for more frames than one window of the sampler holds.
+    """
     system: Any = animator.system
     levels = sorted({int(level) for level in animator.solver.timesteps})
     measure, prepare = jax.jit(partial(_measure, system)), jax.jit(partial(_prepare, system))
-    window, found = int(animator.settings["window"]), []
+    window, found = options.frames, []
+    if window > int(animator.settings["window"]):
+        raise ConfigError(
+            f"the network sees {animator.settings['window']} frames at once, not {window}; give fewer --frames"
+        )
     with Bars("people") as bars:
         for index in bars.track(range(options.identities), "looking", options.identities):
             person = Speaker.make(index, window, system.image_size, options.seed)

@@ -343,7 +343,8 @@ class AnyExpress(LatentDiffusion):
         kind, image_01 = self.behaviour.control, control_u8.astype(jnp.float32) / 255
         if kind == "none":
             raise ConfigError(
-                "control pictures are given and nothing reads them; set model.behaviour.control to t2i_adapter or controlnet"
+                "control pictures are given and nothing reads them; name a T2I-Adapter or a ControlNet among the bases (--base), "
+                "or set model.behaviour.control"
             )
         if kind == "controlnet":
             return shared.replace(control=image_01)

@@ -18,6 +18,8 @@ CONTROLS: Mapping[str, tuple[Slot, ...]] = MappingProxyType(
     {"none": (), "t2i_adapter": (level_residual_slot(),), "controlnet": skip_residual_slots()}
 )
 """What reads control pictures → what it adds to the denoiser."""
+CONTROL_NETWORKS: Mapping[str, str] = MappingProxyType({"pose_adapter": "t2i_adapter", "controlnet": "controlnet"})
+"""Sub-network → which of `CONTROLS` it is."""
 PREFIX_TIMESTEPS = ("shared", "zero")
 IDENTITIES = ("plus", "full", "plain")
 

@@ -9,7 +9,9 @@ from types import MappingProxyType
 
 import jax
 
-from portrait_jax.errors import CheckpointError, ShapeError, listed
+from portrait_jax.errors import CheckpointError, ConfigError, ShapeError, listed
+from portrait_jax.interchange.published import read_base, subnets_of
+from portrait_jax.systems.anyexpress_settings import CONTROL_NETWORKS
 from portrait_jax.systems.system import System
 from portrait_jax.training.checkpoints import compare
 from portrait_jax.training.params import ASSETS, load_params
@@ -27,7 +29,8 @@ def load_system_params(
 
     Args:
         checkpoint: a `.safetensors` file or a training's workdir; None takes the checkpoint in the package.
-        bases: further ones, whose parameters stand in for the checkpoint's: see `on_base`. Later ones win.
+        bases: further ones, of this project or published (`interchange.published.read_base`), whose parameters stand in
+            for the checkpoint's: see `on_base`. Later ones win.
 
     Raises:
         CheckpointError: if there is none, or it holds other parameters (listed, at most ten).
@@ -41,7 +44,7 @@ def load_system_params(
     params: Params = load_params(source)[0]
     expected = jax.eval_shape(system.init, jax.random.key(0))
     for base in bases:
-        params = on_base(params, load_params(base)[0], expected, getattr(system, "adapter", ()))
+        params = on_base(params, read_base(base, expected), expected, getattr(system, "adapter", ()))
     try:
         compare(params, expected, " on ".join([str(source), *map(str, bases)]))
     except (CheckpointError, ShapeError) as error:
@@ -52,6 +55,18 @@ def load_system_params(
             f"--checkpoint: an import of published weights (docs/convert.md) or a training's workdir ({error})"
         ) from error
     return params
+
+
+def pose_control(bases: Sequence[str | os.PathLike]) -> str:
+    """The kind of pose control (of `anyexpress_settings.CONTROLS`) that the bases hold, or "none".
+
+    Raises:
+        ConfigError: if they hold two kinds.
+    """
+    found = {CONTROL_NETWORKS[name] for base in bases for name in subnets_of(base) if name in CONTROL_NETWORKS}
+    if len(found) > 1:
+        raise ConfigError(f"the bases hold two kinds of pose control ({listed(sorted(found))}); leave one out")
+    return found.pop() if found else "none"
 
 
 def on_base(params: Params, base: Params, expected: Params, adapter: Sequence[str]) -> Params:

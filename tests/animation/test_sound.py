@@ -15,14 +15,22 @@ from portrait_jax.animation.portrait import Portrait
 from portrait_jax.animation.signals import Clip
 from portrait_jax.encoders.speech import Clock
 from portrait_jax.errors import AudioError, ConfigError
+from portrait_jax.interchange import export_checkpoint
 from portrait_jax.media.audio import AudioClip, read_clip
 from portrait_jax.media.video import probe, read_frames
+from portrait_jax.systems.loading import load_system_params, pose_control
+from portrait_jax.training.params import save_params
+from portrait_jax.training.state import flatten, matches, unflatten
 from tests import tiny_anyexpress
 from tests.animation import scene
 from tests.tiny import make_params
 
 SECONDS, FPS = 0.52, 20.0
 """Of the recording and the result: eleven frames, the last one of which shows after the sound's end."""
+ALONE = {"id_scale": 0.0, "portrait_latents": False}
+"""The prompt alone says who speaks."""
+OF_BASE = ("denoiser/(?!.*(audio_attention|motion_modules|processor|place_embedding))", "(text_encoder|autoencoder)/")
+"""Leaves that a personalised model holds."""
 
 
 def write_voice(folder, seconds: float = SECONDS) -> None:
@@ -110,16 +118,31 @@ def test_a_clip_in_memory_needs_its_speech_features():
     )
 
 
-@pytest.mark.slow
-def test_a_prompt_alone_says_who_speaks_and_a_controlnet_how_the_face_lies(tmp_path):
-    """No portrait at all; the sound, both prompts and key points through a ControlNet."""
+def published(folder):
+    """A trained adapter's file; beside it a personalised model in one file and a ControlNet, both under published names."""
+    whole = make_params(tiny_anyexpress.make_system(control="controlnet", **ALONE))
+    held = {name: leaf for name, leaf in flatten(whole).items() if not name.startswith("controlnet/")}
+    adapter = {name: leaf for name, leaf in held.items() if not matches(name, OF_BASE)}
+    save_params(folder / "whole.safetensors", whole, {})
+    save_params(folder / "adapter.safetensors", unflatten(adapter), {})
+    bases = [folder / "toon.safetensors", folder / "controlnet.safetensors"]
+    for layout, file in zip(("sd15_single_file", "controlnet_sd15"), bases):
+        export_checkpoint([layout], folder / "whole.safetensors", file)
+    return folder / "adapter.safetensors", bases
+
+
+def test_a_prompt_alone_speaks_on_another_base_under_a_controlnet(tmp_path):
+    """Adapter, personalised model and ControlNet are three files; no portrait; sound, both prompts and key points at once."""
     scene.fill(tmp_path)
     write_voice(tmp_path)
-    system = tiny_anyexpress.make_system(control="controlnet", id_scale=0.0, portrait_latents=False)
+    adapter, bases = published(tmp_path)
+    system = tiny_anyexpress.make_system(control=pose_control(bases), **ALONE)
+    assert system.behaviour.control == "controlnet"
+    params = load_system_params(system, adapter, bases)
     prompts = {"text": np.array([6, 1, 7], np.int32), "negative_text": np.array([6, 2, 7], np.int32)}
     job = scene.job(tmp_path, driving="speech.wav", control=tmp_path / "driving.npz", prompts=prompts, fps=FPS)
     job = dataclasses.replace(job, portrait=None, portrait_landmarks=None)
-    record = animate_files(Animator(system, make_params(system)), job)
+    record = animate_files(Animator(system, params), job)
     assert set(record["inputs"]) == {"driving", "control"} and probe(job.output).frames == 11
 
 

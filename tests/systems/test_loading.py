@@ -9,15 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from safetensors.numpy import save_file
 
 from configs import follow_your_emoji
 from portrait_jax import systems
 from portrait_jax.errors import CheckpointError, ShapeError
+from portrait_jax.interchange import export_checkpoint
+from portrait_jax.interchange.published import identify_base
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.systems.loading import EMBEDDED, load_system_params
 from portrait_jax.training.params import load_params, save_params
 from portrait_jax.training.state import flatten, matches, unflatten
 from tests import tiny, tiny_anyexpress
+
+OF_BASE = ("denoiser/(?!.*(audio_attention|motion_modules|processor|place_embedding))", "(text_encoder|autoencoder)/")
+"""Leaves that a personalised model holds."""
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +103,37 @@ def test_an_adapter_moves_between_bases_by_path_alone(tmp_path):
         for name, leaf in found.items():
             np.testing.assert_array_equal(leaf, adapter[name] if name in adapter else other[name])
     assert 0 < len(adapter) < len(trained) and not any("to_k_ip" in name for name in adapter)
+
+
+@pytest.mark.parametrize("layout", ["sd15", "sd15_single_file"])
+def test_a_personalised_model_as_published_is_a_base(layout, tmp_path):
+    """A diffusers folder or a single file gives what its import gives, under an adapter that stays as it is."""
+    made = tiny_anyexpress.make_system()
+    trained, base = tiny.make_params(made), tiny.make_params(made, seed=1)
+    save_params(tmp_path / "whole.safetensors", trained, {})
+    save_params(tmp_path / "base.safetensors", base, {})
+    published = tmp_path / ("toon" if layout == "sd15" else "toon.safetensors")
+    export_checkpoint([layout], tmp_path / "base.safetensors", published)
+    found = flatten(load_system_params(made, tmp_path / "whole.safetensors", [published]))
+    trained, base = flatten(trained), flatten(base)
+    swapped = {name for name, leaf in found.items() if not np.array_equal(leaf, trained[name])}
+    assert found.keys() == trained.keys()
+    assert {name.split("/")[0] for name in swapped} == {"denoiser", "autoencoder", "text_encoder"}
+    for name, leaf in found.items():
+        is_base = not matches(
+            name, (*made.adapter, ".*/(processor|place_embedding)/", "(audio_encoder|image_encoder|image_prompt)/")
+        )
+        np.testing.assert_array_equal(leaf, (base if is_base else trained)[name], err_msg=name)
+    assert identify_base(published)["layout"] == layout
+
+
+def test_what_is_no_base_is_named(tmp_path):
+    made = tiny_anyexpress.make_system()
+    save_params(tmp_path / "whole.safetensors", tiny.make_params(made), {})
+    save_file({"lora.up": np.ones(2, np.float32)}, tmp_path / "lora.safetensors")
+    for name, message in (("lora.safetensors", "of no known layout"), ("nothing", "there is no checkpoint")):
+        with pytest.raises(CheckpointError, match=message):
+            load_system_params(made, tmp_path / "whole.safetensors", [tmp_path / name])
 
 
 def test_a_base_of_another_kind_is_refused_with_both_shapes(tmp_path):
