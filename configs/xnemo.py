@@ -74,7 +74,7 @@ def demo(config: ConfigDict) -> None:
             "portrait_latents": True,
             "denoiser": other.denoiser,
             "temporal": {**other.temporal, "name": "temporal_modules"},
-            "motion": {"num_heads": 2, "attentions": 1, "norm_groups": 8, "name": "motion_modules"},
+            "motion": {"num_heads": 4, "attentions": 1, "norm_groups": 8, "name": "motion_modules"},
             "motion_encoder": {
                 "image_size": 64,
                 "channels": (16, 32, 64),
@@ -83,7 +83,7 @@ def demo(config: ConfigDict) -> None:
                 "attention_heads": 2,
                 "heatmaps": 16,
                 "latent_dim": 128,
-                "tokens": 8,
+                "tokens": 16,
                 "box_dim": 16,
                 "norm_groups": 4,
                 "batch_norms": False,
@@ -168,19 +168,19 @@ def demo_motion(config: ConfigDict) -> None:
 
 
 def demo_attention(config: ConfigDict) -> None:
-    """The denoiser learns to read the latents as `demo_motion` left them: the second stage without the head and without a
-    step back through the encoder, which cost about half of it.
+    """The denoiser learns to read the latents as `demo_motion` left them, from the landmark-driven model that it was made of:
+    what that one draws with landmarks it shall draw with motion tokens, layer by layer.
     """
     demo_stage1(config)
-    config.loss.motion = True
-    config.train.init_from = ConfigDict({"*": "{workdir}/demo_motion"})
+    config.teacher = follow_your_emoji.get_config("demo")
+    config.data.kind = "clips"  # with the drawings that the teacher is told
+    # Whom the teacher sees, and all of them, the student sees too.
+    config.loss.update({"motion": True, "teacher": 1.0, "diffusion": 0.2, "mask": 0.0, "drop": 0.0})
+    config.train.init_from = ConfigDict({"*": "{workdir}/demo_motion", "teacher": EMBEDDED})
     config.train.rename = ConfigDict()
     config.train.update(
         {
-            "trainable": (
-                *PICTURES,
-                r"motion_encoder/(?!model/).*",
-            ),
+            "trainable": (PICTURES[0], r"motion_encoder/(?!model/).*"),
             "allow_missing": (),
             "steps": 1400,
             "lr": 1e-3,

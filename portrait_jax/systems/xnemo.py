@@ -34,6 +34,7 @@ from portrait_jax.face.topology import NUM_LANDMARKS
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.diffusing import LatentDiffusion
+from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.systems.strips import few, sample_strip
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.systems.xnemo_loss import LossConfig, diffusion_loss, landmark_loss, redrawing, training_motion
@@ -73,11 +74,11 @@ class XNemo(LatentDiffusion):
     """What trains the motion encoder beside the diffusion loss, where `loss.head` says so."""
     augmentation: AugmentConfig = STILL
     """How driving faces are changed in training (§3.3)."""
+    teacher: FollowYourEmoji | None = None
+    """What the motion attention learns from, where `loss.teacher` says so."""
     name: str = "xnemo"
 
     driven_by: ClassVar[str] = "faces"
-    batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "landmarks", "reference_landmarks")
-    """What `loss` reads of a batch."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError where two sizes that must agree do not."""
@@ -86,6 +87,10 @@ class XNemo(LatentDiffusion):
             raise ConfigError(f"model.control '{self.control}' does not exist{nearest(self.control, CONTROLS)}")
         if self.loss_config.head and self.head is None:
             raise ConfigError("loss.head is True, but there is no model.head; describe it, or set loss.head to False")
+        if self.loss_config.teacher and (self.teacher is None or self.loss_config.temporal):
+            raise ConfigError(
+                "loss.teacher needs the config of a landmark-driven system as config.teacher, and no loss.temporal"
+            )
         autoencoder, denoiser = self.autoencoder_config, self.denoiser_config
         pairs = {
             "denoiser.in_channels and autoencoder.latent_channels": (denoiser.in_channels, autoencoder.latent_channels),
@@ -132,7 +137,14 @@ class XNemo(LatentDiffusion):
             control=model.get("control", "attention"),
             head=head,
             augmentation=from_mapping(AugmentConfig, config.get("augmentation", {})),
+            teacher=FollowYourEmoji.from_config(config.teacher) if loss.teacher and "teacher" in config else None,
         )  # fmt: skip
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        """What `loss` reads of a batch."""
+        told = ("control",) if self.loss_config.teacher else ()
+        return ("frames", "reference", "landmarks", "reference_landmarks", *told)
 
     # The networks. All are plain functions of their parameters; building one costs nothing.
 
@@ -200,6 +212,8 @@ class XNemo(LatentDiffusion):
             more["landmark_reader"] = self.landmark_reader.init(jax.random.fold_in(rng, 6), width)["params"]
         if self.loss_config.head and self.head is not None:
             more |= self.head.init(jax.random.fold_in(rng, 5))
+        if self.loss_config.teacher and self.teacher is not None:
+            more["teacher"] = self.teacher.init(jax.random.fold_in(rng, 7))
         motion = Conditioning(motion=tokens)
         return more | {
             "autoencoder": self.autoencoder.init(keys["autoencoder"], image)["params"],
@@ -301,15 +315,15 @@ class XNemo(LatentDiffusion):
         """The diffusion loss (eq. 1) with masked reference features, and that of the GAN head (eq. 3, both §3.3).
 
         Batch: `frames` u8 "b f H W 3" and `reference` u8 "b H W 3" with `landmarks` "b f 478 3" and `reference_landmarks`
-        "b 478 3", pixels. Without temporal modules every frame has a noise level of its own. Metrics: `diffusion`, and the
-        terms of the head.
+        "b 478 3", pixels. Without temporal modules every frame has a noise level of its own. Metrics: `diffusion`, `teacher`,
+        `landmarks` where they are asked for, and the terms of the head.
         """
         chosen, (*keys, key) = self.loss_config, jax.random.split(rng, 5)
         motion = training_motion(self, params, batch, key) if chosen.motion else None
         loss, metrics = jnp.zeros(()), {}
         if chosen.diffusion:
-            error = diffusion_loss(self, params, batch, motion, keys, key)
-            loss, metrics = chosen.diffusion * error, {"diffusion": error}
+            metrics = diffusion_loss(self, params, batch, motion, keys, key)
+            loss = sum((getattr(chosen, name) * error for name, error in metrics.items()), loss)
         if chosen.landmarks and motion is not None:
             metrics["landmarks"] = landmark_loss(self, params, batch, motion, key)
             loss += chosen.landmarks * metrics["landmarks"]

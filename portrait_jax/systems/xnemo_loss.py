@@ -17,6 +17,7 @@ from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.schedule import signal_noise
 from portrait_jax.face.topology import EXPRESSION_POINTS, index
 from portrait_jax.systems.diffusing import noised
+from portrait_jax.systems.xnemo_teacher import drawn, teacher_loss
 from portrait_jax.training.faces import batch_triplets, driving_crops, inner_landmarks, reading_error, reference_crops
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
@@ -41,6 +42,8 @@ class LossConfig:
     teaches only the layers that make tokens of it."""
     landmarks: float = 0.0
     """Weight of `landmark_loss`, a warm-up that the paper does not have."""
+    teacher: float = 0.0
+    """Weight of `xnemo_teacher.teacher_loss`, another; beside the diffusion loss, and without temporal modules."""
     mask: float = 0.3
     """Share of reference tokens withheld, anew in each block."""
     drop: float = 0.1
@@ -56,8 +59,8 @@ def training_motion(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray
 
 def diffusion_loss(
     system: Any, params: Params, batch: Batch, motion: Array | None, keys: Sequence[PRNGKeyArray], rng: PRNGKeyArray
-) -> Float[Array, ""]:
-    """Equation 1. Without temporal modules every frame has a noise level of its own.
+) -> dict[str, Float[Array, ""]]:
+    """Equation 1, as `diffusion`, and what a teacher adds. Without temporal modules every frame has a noise level of its own.
 
     Args:
         motion: latents, "b f e"; None tells no motion.
@@ -76,13 +79,18 @@ def diffusion_loss(
     clean, noise, noisy, timestep = noised(
         system.schedule, latents, keys[1], keys[2], temporal=chosen.temporal, share=share
     )
-    output = system.denoiser.apply(
-        {"params": params["denoiser"]}, rearrange(noisy, "(b f) h w c -> b f h w c", f=frames), timestep,
-        dropped(told, keep), use_temporal=chosen.temporal,
-    )  # fmt: skip
+    noisy = rearrange(noisy, "(b f) h w c -> b f h w c", f=frames)
+    seen = (system.denoiser, params["denoiser"], noisy, timestep, dropped(told, keep))
+    if chosen.teacher:
+        output, layers = drawn(*seen)
+        taught = teacher_loss(system.teacher, params["teacher"], batch, noisy, timestep, (output, layers), keep)
+        terms = {"teacher": taught}
+    else:
+        output = seen[0].apply({"params": seen[1]}, *seen[2:], use_temporal=chosen.temporal)
+        terms = {}
     output = rearrange(output, "b f h w c -> (b f) h w c").astype(jnp.float32)
     target = training_target(system.prediction, clean, noise, *signal_noise(system.schedule, timestep, clean.ndim))
-    return ((output - target) ** 2).mean()
+    return {"diffusion": ((output - target) ** 2).mean()} | terms
 
 
 def landmark_loss(

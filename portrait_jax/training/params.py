@@ -202,7 +202,8 @@ def read_sources(
 
     Args:
         expected: arrays or shapes by sub-network, what `task.init` gives.
-        sources: sub-network → file or workdir; `*` stands for each sub-network that both have and no entry names.
+        sources: sub-network → file or workdir; `*` stands for each sub-network that both have and no entry names. One that is a
+            system of its own takes the sub-networks of the source.
         allow_missing: patterns of leaves that a source may lack.
         root: what `{workdir}` in a source stands for; see `locate`.
         allow_unused: patterns of leaves that a source may have beyond the model's.
@@ -228,6 +229,9 @@ def read_sources(
         if source not in loaded:
             loaded[source] = load_source(subnet, source)
         found = loaded[source]
+        whole = subnet not in found and subnet != "*" and expected[subnet].keys() <= found.keys()
+        if whole:
+            found = {subnet: {name: found[name] for name in expected[subnet]}}
         if subnet != "*" and subnet not in found:
             raise CheckpointError(f"{source} has no sub-network '{subnet}'{nearest(subnet, list(found))}")
         chosen = sorted(found.keys() & expected.keys() - sources.keys()) if subnet == "*" else [subnet]

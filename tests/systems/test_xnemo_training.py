@@ -19,6 +19,7 @@ from portrait_jax.errors import ConfigError
 from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.systems.xnemo import XNemo
 from portrait_jax.systems.xnemo_loss import landmark_loss
+from portrait_jax.systems.xnemo_teacher import drawn, teacher_loss
 from portrait_jax.training.faces import reference_crops
 from portrait_jax.training.optimizers import make_optimizer
 from portrait_jax.training.state import create_state, flatten, partition
@@ -58,6 +59,12 @@ def tiny_config(name: str):
     config.model.head.resnet.update({"layers": (1,), "channels": (8,)})
     config.model.head.appearance = 8
     config.sampling.steps = 2
+    if "teacher" in config:
+        config.teacher.model.image_size = SIZE
+        for name in ("autoencoder", "denoiser", "temporal"):
+            config.teacher.model[name] = config.model[name]
+        config.teacher.model.guider.update({"channels": (8, 8, 8), "out_channels": 8})
+        config.teacher.model.image_encoder.update({"hidden": 8, "layers": 1, "heads": 2, "mlp": 8, "image_size": 32})
     return config
 
 
@@ -87,7 +94,7 @@ def batch(clips: int = 2, frames: int = 2, seed: int = 0):
 
     return {
         "frames": pictures(clips, frames), "reference": pictures(clips),
-        "landmarks": landmarks(clips, frames), "reference_landmarks": landmarks(clips),
+        "landmarks": landmarks(clips, frames), "reference_landmarks": landmarks(clips), "control": pictures(clips, frames),
     }  # fmt: skip
 
 
@@ -122,6 +129,45 @@ def test_one_step_moves_what_the_stage_trains(name):
     assert np.isfinite(list(metrics.values())).all()
     trainable = flatten(partition(params(name), system(name).stages[name].patterns)[0])
     assert subnets(moved) == subnets(trainable)
+
+
+def taught(seen, student: XNemo, weights):
+    """What both networks make of the same noisy latents: the teacher's own drawing, and the student's with motion tokens."""
+    noisy = jax.random.normal(jax.random.key(1), (2, 2, *student.latent_shape()))
+    time, teacher = jnp.full((4,), 500.0), student.teacher
+    portrait = teacher.encode_portrait(weights["teacher"], seen["reference"])
+    told = teacher.encode_driving(weights["teacher"], portrait, {"control": seen["control"]})["cond"]
+    tokens = jax.random.normal(jax.random.key(2), (2, 2, 2, student.motion_encoder_config.token_dim))
+    own = student.encode_portrait(weights, seen["reference"]).replace(motion=tokens)
+    drawings = (
+        drawn(teacher.denoiser, weights["teacher"]["denoiser"], noisy, time, told),
+        drawn(student.denoiser, weights["denoiser"], noisy, time, own),
+        drawn(student.denoiser, weights["denoiser"], noisy, time, own.replace(motion=2 * tokens)),
+    )
+    return noisy, time, drawings
+
+
+def test_a_student_is_compared_with_its_teacher_layer_by_layer_after_its_motion_attention():
+    name, seen = "demo_attention", batch()
+    student, weights = system(name), params(name)
+    noisy, time, (teacher, first, second) = taught(seen, student, weights)
+    assert first[1].keys() == teacher[1].keys() and len(teacher[1]) == 4
+    for layer, features in first[1].items():
+        assert np.abs(features - second[1][layer]).max() > 1e-6, f"{layer} is taken before its motion attention"
+
+    def loss(student_output, keep):
+        return teacher_loss(student.teacher, weights["teacher"], seen, noisy, time, student_output, keep)
+
+    assert float(loss(teacher, jnp.ones(2))) < 1e-9 < float(loss(first, jnp.ones(2)))
+    spoilt = jax.tree.map(lambda x: x.reshape(2, -1).at[1].add(1.0).reshape(x.shape), teacher)
+    assert float(loss(spoilt, jnp.array([1.0, 0.0]))) < 1e-9 < float(loss(spoilt, jnp.ones(2)))
+
+
+def test_a_teacher_that_is_not_described_is_asked_for():
+    config = tiny_config("demo_attention")
+    del config.teacher
+    with pytest.raises(ConfigError, match="config.teacher"):
+        XNemo.from_config(config)
 
 
 @pytest.mark.slow

@@ -286,3 +286,16 @@ def test_what_a_stage_begins_anew_comes_from_its_own_source(tmp_path):
     save_params(pretrained, {"encoder": params()["encoder"]}, {})
     with pytest.raises(CheckpointError, match="missing .denoiser/motion/scale"):
         read_sources(shapes, {}, restore=("denoiser/motion/",), restore_from=str(pretrained))
+
+
+def test_a_subnet_that_is_a_system_of_its_own_takes_the_sub_networks_of_its_source(tmp_path):
+    own, other = (
+        {"net": {"w": np.ones(2, np.float32)}},
+        {"a": {"w": np.full(3, 2.0, np.float32)}, "b": {"w": np.zeros(1)}},
+    )
+    save_params(tmp_path / "other.safetensors", {**other, "more": {"w": np.zeros(1, np.float32)}}, {})
+    fresh = {**own, "teacher": {name: {"w": jnp.ones_like(leaf["w"])} for name, leaf in other.items()}}
+    made = initialise(fresh, {"teacher": str(tmp_path / "other.safetensors")})
+    assert_equal(made, {**own, "teacher": other})
+    with pytest.raises(CheckpointError, match="no sub-network 'net'"):
+        initialise(fresh, {"net": str(tmp_path / "other.safetensors")})
