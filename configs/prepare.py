@@ -7,6 +7,7 @@
     python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output runs/videos
     python -m launch.prepare --config configs/prepare.py:latents --input DIR --checkpoint CHECKPOINT --output FOLDER
     python -m launch.prepare --config configs/prepare.py:motion --input FOLDER --output FOLDER
+    python -m launch.prepare --config configs/prepare.py:skeletons --input DIR --output FOLDER
 
 `synthetic`: 1800 train and 32 test people, one clip of 16 frames at 128 pixels each.
 `poses`: the same people at four frames a second, so that one clip holds poses that are far apart; for single frames.
@@ -15,8 +16,9 @@
 `video`: every video of a folder, cropped around its face at 256 pixels and cut into clips of at most ten seconds.
 `latents`: motion latents of all clips of a data set DIR, by the motion encoder of a checkpoint.
 `motion`: measures a folder of motion latents (`data/motion.py`); OUTPUT/statistics.safetensors standardises them.
-Settings are those of `SyntheticConfig`, `VideoConfig` and `LatentsConfig` (`data/prepare_synthetic.py`, `prepare_video.py`,
-`motion_latents.py`); change one by `--config.frames=48`. `processes` 0 takes every core.
+`skeletons`: joints of the bodies in all clips of a data set DIR, by MediaPipe's pose model.
+Settings are those of `SyntheticConfig`, `VideoConfig`, `LatentsConfig` and `SkeletonsConfig` (`data/prepare_synthetic.py`,
+`prepare_video.py`, `motion_latents.py`, `skeletons.py`); change one by `--config.frames=48`. `processes` 0 takes every core.
 """
 
 from ml_collections import ConfigDict
@@ -44,6 +46,8 @@ LATENTS = {"kind": "latents", "processes": 0, "batch": 32}
 
 MOTION = {"kind": "motion", "processes": 0}
 
+SKELETONS = {"kind": "skeletons", "processes": 0, "pose_landmarker": ""}
+
 CONFIGS = {
     "synthetic": SYNTHETIC,
     "poses": POSES,
@@ -52,6 +56,7 @@ CONFIGS = {
     "video": VIDEO,
     "latents": LATENTS,
     "motion": MOTION,
+    "skeletons": SKELETONS,
 }
 
 

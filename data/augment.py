@@ -51,8 +51,8 @@ def apply_crop(frames: UInt8[np.ndarray, "n h w 3"], matrix: Float[np.ndarray, "
 
 
 def move_landmarks(
-    landmarks_px: Float[np.ndarray, "n 478 3"], matrix: Float[np.ndarray, "2 3"]
-) -> Float[np.ndarray, "n 478 3"]:
+    landmarks_px: Float[np.ndarray, "n k 3"], matrix: Float[np.ndarray, "2 3"]
+) -> Float[np.ndarray, "n k 3"]:
     """The landmarks of frames warped by `apply_crop`; z scales with the zoom."""
     moved = np.empty_like(landmarks_px)
     moved[..., :2] = landmarks_px[..., :2] @ matrix[:, :2].T + matrix[:, 2]

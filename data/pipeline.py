@@ -18,12 +18,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data import augment, motion
+from data.skeletons import check_drop, check_skeletons, drawn, joints_of
 from data.stylised import check_copies, copied_frames, draw_copy
 from data.views import RecordSource, Source, SyntheticSource, View
 from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
 from portrait_jax.face.drawing import STYLES, draw_landmarks
 from portrait_jax.face.five_points import aligned_face
 from portrait_jax.face.masks import expression_mask, face_rectangle, oval_cells
+from portrait_jax.face.topology import NUM_LANDMARKS
 from portrait_jax.interchange.processors import Tokenizer, load_tokenizer
 from portrait_jax.settings import from_mapping
 
@@ -57,6 +59,8 @@ class DataConfig:
         color_jitter, crop_jitter: strength of the augmentations, 0 = off (`data.augment`).
         emotions: how many labels sequences of motion may have; 0 ignores labels.
         stylised: a folder with stylised copies of stored clips (`data.stylised`): adds `driving`, the frames in their own style.
+        skeletons: a folder with skeletons of stored clips (`data.skeletons`): adds `skeletons`, drawings of them.
+        skeleton_drop: share of the limbs that drawings leave out.
         stylised_share: how often an example is taken from a copy, if its clip has one.
     """
 
@@ -77,6 +81,8 @@ class DataConfig:
     identities: int = 100_000
     clip_frames: int = 24
     emotions: int = 0
+    skeletons: str = ""
+    skeleton_drop: float = 0.1
     stylised: str = ""
     stylised_share: float = 0.5
 
@@ -95,10 +101,12 @@ class DataConfig:
             raise ConfigError(f"data.audio_margin is {self.audio_margin}; give a number of frames from 0 on")
         if not 0 <= self.stylised_share <= 1:
             raise ConfigError(f"data.stylised_share {self.stylised_share} is a share of the examples; give 0 to 1")
-        if self.stylised and (not self.path or self.kind not in ("clips", "faces")):
-            raise ConfigError(
-                "data.stylised names copies of stored clips; give their data.path, and kind 'clips' or 'faces'"
-            )
+        check_drop(self.skeleton_drop)
+        for name in ("stylised", "skeletons"):
+            if getattr(self, name) and (not self.path or self.kind not in ("clips", "faces")):
+                raise ConfigError(
+                    f"data.{name} names what belongs to stored clips; give their data.path, and kind 'clips' or 'faces'"
+                )
         if self.audio and self.frame_stride != (1, 1):
             raise ConfigError("data.audio needs data.frame_stride (1, 1): sound cannot skip frames")
 
@@ -106,7 +114,7 @@ class DataConfig:
         """What decides the batches, but for where the clips lie: JSON-able, for the loader's state."""
         elsewhere = ("path", "identities", "clip_frames")  # `Source.identification` says it.
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name not in elsewhere}
-        fields["stylised"] = bool(self.stylised)
+        fields |= {name: bool(fields[name]) for name in ("stylised", "skeletons")}
         return {f"data.{name}": list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
@@ -145,6 +153,8 @@ def make_loader(
         raise ConfigError(f"a global batch of {global_batch} does not divide among {count} processes")
     if config.stylised:
         check_copies(config.stylised)
+    if config.skeletons:
+        check_skeletons(config.skeletons)
     source = open_source(config, split)
     if frames > source.min_frames:
         raise ConfigError(f"examples of {frames} frames, but the clips have {source.min_frames}; prepare longer ones")
@@ -264,7 +274,12 @@ def face_example(view: View, rng: np.random.Generator, config: DataConfig, frame
     if config.stylised:
         # Changed together, so that the clip's landmarks hold for both.
         pictures = np.concatenate([_restyled(view, indices, rng, config, pictures), pictures[:frames]])
-    images, landmarks = _changed(pictures, view.landmarks(indices), rng, config)
+    points = view.landmarks(indices)
+    if config.skeletons:
+        # Changed together with the landmarks, so that they stay on the pictures.
+        points = np.concatenate([points, with_depth(joints_of(config.skeletons, view, indices))], axis=1)
+    images, points = _changed(pictures, points, rng, config)
+    landmarks, joints = points[:, :NUM_LANDMARKS], points[:frames, NUM_LANDMARKS:, :2]
     batch = {
         "frames": images[:frames],
         "reference": images[frames],
@@ -273,12 +288,19 @@ def face_example(view: View, rng: np.random.Generator, config: DataConfig, frame
     }
     if config.stylised:
         batch["driving"] = images[frames + 1 :]
+    if config.skeletons:
+        batch["skeletons"] = drawn(joints, config.size, config.skeleton_drop, rng)
     if config.audio:
         margin = config.audio_margin
         batch["audio"] = view.audio(int(chosen[0]) - margin, frames + 2 * margin)
     if config.tokenizer:
         batch["text"] = tokenizer_of(config.tokenizer, config.text_length)([view.caption or config.caption])[0]
     return batch
+
+
+def with_depth(joints: np.ndarray) -> np.ndarray:
+    """Joints "f 12 2" as points "f 12 3" whose depth nobody knows."""
+    return np.concatenate([joints, np.zeros_like(joints[..., :1])], axis=-1)
 
 
 @functools.cache

@@ -61,6 +61,9 @@ ROTATION = flags.DEFINE_enum(
 LANDMARKER = flags.DEFINE_string(
     "face_landmarker", None, "MediaPipe's face_landmarker.task; default: see docs/animate.md."
 )
+POSE_LANDMARKER = flags.DEFINE_string(
+    "pose_landmarker", None, "MediaPipe's pose_landmarker.task, for the body of a --control video."
+)
 EXTEND = flags.DEFINE_float(
     "extend", None, "Seconds by which a motion prior goes on after the driver's end (systems driven by faces)."
 )
@@ -78,7 +81,9 @@ TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "Folder of the text encoder's tokenizer (CLIP's or T5's), or hub:org/name/tokenizer."
 )
 CONTROL = flags.DEFINE_string(
-    "control", None, "Video or landmarks (.npz) whose face steers the pose of what sound drives."
+    "control",
+    None,
+    "What steers the pose: for anyexpress a video or landmarks (.npz) of a face, for hunyuan_portrait of a body (skeletons).",
 )
 ID_SCALE = flags.DEFINE_float("id_scale", None, "How strongly the portrait speaks beside the prompt.", 0, 1.5)
 CONTROL_SCALE = flags.DEFINE_float("control_scale", None, "How strongly --control acts.", 0, 2)
@@ -117,6 +122,7 @@ def main() -> None:
         rotation=ROTATION.value,
         prompts=prompts(system),
         control=optional_path(CONTROL.value),
+        pose_landmarker=optional_path(POSE_LANDMARKER.value),
         paste_back=PASTE_BACK.value,
         resume=RESUME.value,
     )

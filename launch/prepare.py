@@ -7,12 +7,14 @@
     python -m launch.prepare --config configs/prepare.py:video --input FOLDER --output DIR
     python -m launch.prepare --config configs/prepare.py:latents --input DIR --checkpoint CHECKPOINT --output FOLDER
     python -m launch.prepare --config configs/prepare.py:motion --input FOLDER --output FOLDER
+    python -m launch.prepare --config configs/prepare.py:skeletons --input DIR --output FOLDER
 
 :poses draws the people of :synthetic at four frames a second, so that the frames of a clip lie far apart; for training on
 single frames. :long draws fewer people for longer, :talking people who speak and hardly move their heads. :latents
 encodes the faces of a prepared data set by a checkpoint's motion encoder, :motion writes what standardises a folder of such
-latents (docs/motion_prior.md). Interrupted, the same command goes on where it was. What
-was skipped and why stands in DIR/report.json, what the data set holds in DIR/statistics.json (docs/data.md).
+latents (docs/motion_prior.md). :skeletons finds the bodies of a prepared data set (docs/hunyuan_portrait.md). Interrupted,
+the same command goes on where it was. What was skipped and why stands in DIR/report.json, what the data set holds in
+DIR/statistics.json (docs/data.md).
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.settings import from_mapping
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="configs/prepare.py:synthetic, :poses, :long, :talking, :video, :latents or :motion"
+    "config",
+    help_string="configs/prepare.py:synthetic, :poses, :long, :talking, :video, :latents, :motion or :skeletons",
 )
 _INPUT = flags.DEFINE_string(
-    "input", None, "folder of videos, of prepared clips or of motion latents (:video, :latents, :motion)"
+    "input", None, "folder of videos, of prepared clips or of motion latents (:video, :latents, :skeletons, :motion)"
 )
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "file or workdir with a motion encoder (only :latents)")
 _FACE_LANDMARKER = flags.DEFINE_string("face_landmarker", None, "MediaPipe's face_landmarker.task (only :video)")
@@ -103,11 +106,22 @@ def measured(found: Mapping[str, Any], output: str) -> str:
     )
 
 
+def find_skeletons(config: Mapping[str, Any], folder: str | None, output: str, processes: int) -> str:
+    """Skeletons of prepared clips; imported here because it loads MediaPipe."""
+    if not folder:
+        raise ConfigError("give --input DIR, a folder that launch.prepare made")
+    from data.skeletons import SkeletonsConfig, write_skeletons
+
+    made = write_skeletons(from_mapping(SkeletonsConfig, config), Path(folder), Path(output))
+    return f"skeletons of {made} clips\nready: {output}"
+
+
 KINDS = {
     "synthetic": prepare_synthetic,
     "video": prepare_video,
     "latents": encode_latents,
     "motion": measure_motion,
+    "skeletons": find_skeletons,
 }
 
 

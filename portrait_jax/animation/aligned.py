@@ -17,13 +17,14 @@ from portrait_jax.animation.landmarks import video_sound
 from portrait_jax.animation.pieces import Pieces, cut_pieces
 from portrait_jax.animation.portrait import Portrait
 from portrait_jax.animation.signals import Clip, Drive, Driver, Request, Signals
+from portrait_jax.animation.skeletons import skeleton_pictures
 from portrait_jax.errors import ConfigError, InputFileError
 from portrait_jax.face.crops import face_box
 from portrait_jax.face.five_points import five_points, template_face
 from portrait_jax.face.squares import driving_crops, driving_levels
 from portrait_jax.media.video import read_frames
 from portrait_jax.systems.system import System
-from portrait_jax.typing import Float, Image, Int
+from portrait_jax.typing import Float, Image, Int, Video
 
 
 class AlignedSystem(System, Protocol):
@@ -42,20 +43,25 @@ class AlignedSystem(System, Protocol):
 
 
 def aligned_signals(
-    crops: Pieces, points_px: Float[np.ndarray, "f 5 2"], portrait: Portrait, system: AlignedSystem
+    crops: Pieces,
+    points_px: Float[np.ndarray, "f 5 2"],
+    portrait: Portrait,
+    system: AlignedSystem,
+    skeletons: Callable[[Int[np.ndarray, " f"]], Video] | None = None,
 ) -> Signals:
-    """Crops of the asked frames, their levels, and the portrait's face on the recogniser's template."""
+    """Crops of the asked frames, their levels, skeletons if there are any, and the portrait's face on the recogniser's template."""
     levels = driving_levels(points_px)
 
     def at(frames: Int[np.ndarray, " f"]) -> dict[str, np.ndarray]:
-        return {**crops(frames), **{name: level[frames] for name, level in levels.items()}}
+        drawn = {} if skeletons is None else {"skeletons": skeletons(frames)}
+        return {**crops(frames), **{name: level[frames] for name, level in levels.items()}, **drawn}
 
     aligned = template_face(portrait.image, five_points(portrait.landmarks), system.aligned_size)
     return Signals(at, portrait={"aligned_u8": aligned})
 
 
 def load(request: Request) -> Drive:
-    """Cuts faces and heads out of a driving video.
+    """Cuts faces and heads out of a driving video, and draws skeletons if any are given.
 
     Raises:
         InputFileError: for stored landmarks, which say nothing to such a system, and for what `load_driving` refuses.
@@ -80,7 +86,10 @@ def load(request: Request) -> Drive:
         "driving": pictures(driving),
         **{label: partial(_shown, crops, name) for label, name in (("face", "faces"), ("head", "heads"))},
     }
-    signals = aligned_signals(crops, points, request.portrait, system)
+    skeletons = None if request.control is None else skeleton_pictures(request, fps)
+    if skeletons is not None:
+        rows["skeleton"] = lambda numbers: list(skeletons(np.array(numbers)))
+    signals = aligned_signals(crops, points, request.portrait, system, skeletons)
     return Drive(signals, len(points), fps, driving.thumbnail_frames, rows)
 
 
@@ -107,4 +116,4 @@ def clip_signals(system: AlignedSystem, portrait: Portrait, clip: Clip, alignmen
     return aligned_signals(crops, points, portrait, system)
 
 
-ALIGNED = Driver(load, clip_signals, lambda path: not is_sequence(path), video_sound)
+ALIGNED = Driver(load, clip_signals, lambda path: not is_sequence(path), video_sound, control="body")

@@ -73,7 +73,7 @@ def _detect(path: FilePath, fps: float | None, detector: Callable[[], FaceDetect
     rate = fps or info.fps
     expected = max(round(info.duration * rate), 1)
     keeper = Thumbnails()
-    frames = keeper.watch(_reported(read_frames(path, fps=rate), expected, report))
+    frames = keeper.watch(reported(read_frames(path, fps=rate), "finding the face", expected, report))
     with detector() as found:
         faces = found.detect_video(frames, path)
     sequence = LandmarkSequence(rate, keeper.size[1], keeper.size[0], faces.landmarks_px, faces.expression)
@@ -151,7 +151,8 @@ def _from_sequence(sequence: LandmarkSequence) -> Driving:
     return Driving(sequence, np.stack(pictures), frames)
 
 
-def _reported(frames: Iterable[Image], expected: int | None, report: Report) -> Iterator[Image]:
+def reported(frames: Iterable[Image], what: str, expected: int | None, report: Report) -> Iterator[Image]:
+    """Frames as they pass, counted for who watches."""
     for number, image in enumerate(frames):
-        report("finding the face", number + 1, expected)
+        report(what, number + 1, expected)
         yield image

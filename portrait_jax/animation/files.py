@@ -23,6 +23,7 @@ from portrait_jax.animation.extension import Extension, extended
 from portrait_jax.animation.portrait import Portrait, is_by_hand, load_portrait, nobody
 from portrait_jax.animation.signals import Drive, Report, Request, silent
 from portrait_jax.errors import ConfigError, InputFileError, PortraitError
+from portrait_jax.face import pose
 from portrait_jax.face.detector import FaceDetector, model_path
 from portrait_jax.face.squares import paste
 from portrait_jax.media.audio import check_audible, read_blocks
@@ -53,6 +54,7 @@ class Job:
     rotation: str = "absolute"
     prompts: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
     control: Path | None = None
+    pose_landmarker: Path | None = None
     paste_back: bool = False
     resume: bool = False
 
@@ -95,6 +97,10 @@ def animate_files(
     _check_output(job)
     if extension is not None:
         extension.check(animator.system)
+    if job.control is not None and not driver_of(animator.system).control:
+        raise ConfigError(
+            f"--control means nothing to {animator.system.name}, which reads no control pictures; leave it out"
+        )
     # Whatever can be wrong with the inputs should show before hours of work, not after them.
     portrait = _portrait(job, animator)
     if job.paste_back and (portrait.picture is None or portrait.place is None):
@@ -194,17 +200,18 @@ def _portrait(job: Job, animator: Animator) -> Portrait:
 def _request(animator: Animator, job: Job, portrait: Portrait, report: Report) -> Request:
     return Request(
         job.driving, animator.system, animator.params, portrait, job.parts, job.fps, job.rotation, _detector(job), _bundle(job),
-        report, job.prompts, job.control,
+        report, job.prompts, job.control, partial(pose.PoseDetector, job.pose_landmarker),
     )  # fmt: skip
 
 
 def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the video depends on."""
     driver = driver_of(animator.system)
+    searched = "" if job.control is None or is_sequence(job.control) else driver.control
     detects = (
         (job.portrait is not None and job.portrait_landmarks is None)
         or driver.detects(job.driving)
-        or (job.control is not None and not is_sequence(job.control))
+        or searched == "face"
     )
     measures = driver.measures(animator.system.sampling.alignment) or is_by_hand(job.portrait_landmarks)
     files = {
@@ -214,6 +221,7 @@ def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[st
         "audio": job.audio,
         "control": job.control,
         "face_landmarker": model_path(job.landmarker) if detects or measures else None,
+        "pose_landmarker": pose.model_path(job.pose_landmarker) if searched == "body" else None,
     }
     return {
         **about,

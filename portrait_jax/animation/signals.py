@@ -12,6 +12,7 @@ import numpy as np
 
 from portrait_jax.animation.portrait import Portrait
 from portrait_jax.face.detector import FaceDetector
+from portrait_jax.face.pose import PoseDetector
 from portrait_jax.systems.system import System
 from portrait_jax.typing import Float, Image, Int, Params, Video
 
@@ -76,7 +77,9 @@ class Request(NamedTuple):
         bundle: where MediaPipe's face model is.
         report: told about progress.
         prompts: token ids of prompts by the names that `encode_driving` reads; for systems that read text.
-        control: a video or stored landmarks that steer the pose; for systems that read control pictures beside what drives them.
+        control: a video, or stored landmarks or skeletons, that steers the pose; for systems that read control pictures beside
+            what drives them.
+        pose: opens a detector of bodies.
     """
 
     path: Path
@@ -91,6 +94,7 @@ class Request(NamedTuple):
     report: Report = silent
     prompts: Mapping[str, Int[np.ndarray, " n"]] = MappingProxyType({})
     control: Path | None = None
+    pose: Callable[[], PoseDetector] = PoseDetector
 
 
 class Clip(NamedTuple):
@@ -121,6 +125,7 @@ class Driver:
         detects: whether a face is searched in this driving file.
         sound: the driving file → itself if it has sound that the result keeps, or None.
         measures: whether this `sampling.alignment` reads MediaPipe's face model even if no face is searched.
+        control: what is searched in a video beside the driver: "face", "body", or "" where nothing can be told so.
     """
 
     load: Callable[[Request], Drive]
@@ -128,3 +133,4 @@ class Driver:
     detects: Callable[[Path], bool]
     sound: Callable[[Path], Path | None]
     measures: Callable[[str], bool] = lambda alignment: False
+    control: str = ""

@@ -150,4 +150,4 @@ def has_sound(path: Path) -> Path | None:
     return path
 
 
-SOUND = Driver(load, clip_signals, lambda path: False, has_sound)
+SOUND = Driver(load, clip_signals, lambda path: False, has_sound, control="face")

@@ -1,4 +1,7 @@
-"""Faces in real pictures: MediaPipe's FaceLandmarker behind one small class. The only module that imports MediaPipe."""
+"""Faces in real pictures: MediaPipe's FaceLandmarker behind one small class.
+
+The only module that imports MediaPipe; `face.pose` opens its landmarker through it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -117,8 +120,7 @@ class FaceDetector:
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise PortraitError(f"faces are found in uint8 RGB images (h, w, 3), got {image.dtype} {image.shape}")
-        picture = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
-        result = self._landmarker.detect(picture)
+        result = self._landmarker.detect(as_mediapipe(image))
         faces = [_pixels(face, image.shape) for face in result.face_landmarks]
         chosen = self._choose(faces, f"{source}" if frame is None else f"{source}, frame {frame}")
         scores = np.array([category.score for category in result.face_blendshapes[chosen]], np.float32)
@@ -216,23 +218,45 @@ def _fill_gaps(found: Iterable[Detection | None], source: object, max_gap: int) 
 
 
 def _make_landmarker(path: Path, faces: int):
+    def options(vision, base):
+        return vision.FaceLandmarkerOptions(
+            base_options=base, num_faces=faces, output_face_blendshapes=True,
+            output_facial_transformation_matrixes=True,
+        )  # fmt: skip
+
+    return open_landmarker("FaceLandmarker", path, options, MODEL_URL)
+
+
+def open_landmarker(kind: str, path: Path, options: Callable[[Any, Any], Any], url: str) -> Any:
+    """One of MediaPipe's landmarkers, silently and ready.
+
+    Args:
+        kind: its class.
+        path: its model bundle.
+        options: MediaPipe's `vision` and the base options → the landmarker's.
+        url: where a usable bundle is.
+
+    Raises:
+        PortraitError: MediaPipe or a system library is missing, or the bundle is of another kind.
+    """
     advice = "install the package with its dependencies, and on Debian: apt-get install libegl1 libgles2"
     if _unavailable is not None:
         raise PortraitError(f"MediaPipe cannot be loaded ({_unavailable}); {advice}") from _unavailable
-    options = vision.FaceLandmarkerOptions(
-        base_options=BaseOptions(model_asset_buffer=path.read_bytes()), num_faces=faces,
-        output_face_blendshapes=True, output_facial_transformation_matrixes=True,
-    )  # fmt: skip
     try:
         with _quiet():
-            landmarker = vision.FaceLandmarker.create_from_options(options)
-            blank = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.zeros((64, 64, 3), np.uint8))
-            landmarker.detect(blank)  # The first call prints once more.
+            base = BaseOptions(model_asset_buffer=path.read_bytes())
+            landmarker = getattr(vision, kind).create_from_options(options(vision, base))
+            landmarker.detect(as_mediapipe(np.zeros((64, 64, 3), np.uint8)))  # The first call prints once more.
         return landmarker
     except OSError as error:
         raise PortraitError(f"MediaPipe misses a system library ({error}); {advice}") from error
     except (RuntimeError, ValueError) as error:
-        raise PortraitError(f"{path} is not a usable face model ({error}); get {MODEL_URL}") from error
+        raise PortraitError(f"{path} is not a usable model for MediaPipe's {kind} ({error}); get {url}") from error
+
+
+def as_mediapipe(image: Image) -> Any:
+    """An RGB picture as MediaPipe takes it."""
+    return mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
 
 
 @contextmanager

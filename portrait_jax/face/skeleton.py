@@ -33,6 +33,13 @@ MEDIAPIPE = {
     "right_ear": (8,), "left_ear": (7,),
 }  # fmt: skip
 """Joint → the landmarks of MediaPipe's pose whose mean it is."""
+FACE = {"nose": (4,), "right_eye": (33, 133), "left_eye": (362, 263), "right_ear": (234,), "left_ear": (454,)}
+"""Joint → the landmarks of a face whose mean it is; ears lie where the face's oval is widest."""
+LENGTHS = (
+    (("right_shoulder", "left_shoulder"), ("nose", "neck")),
+    (("right_eye", "left_eye"), ("right_ear", "left_ear")),
+)
+"""What a body is measured by; the second line where not both bodies show something of the first."""
 VISIBLE = 0.5
 """Visibility from which a landmark of MediaPipe counts as seen."""
 THICKNESS = 4 / 512
@@ -51,11 +58,19 @@ def from_mediapipe(
     return np.stack([points[:, MEDIAPIPE[name]].mean(axis=1) for name in JOINTS], axis=1)
 
 
+def from_face(landmarks_px: Float[np.ndarray, "478 d"]) -> Float[np.ndarray, "12 2"]:
+    """What a face's landmarks tell of a skeleton: nose, eyes and ears, of a portrait whose body nobody has measured."""
+    points = np.full((len(JOINTS), 2), np.nan, np.float32)
+    for name, numbers in FACE.items():
+        points[JOINTS.index(name)] = landmarks_px[list(numbers), :2].mean(axis=0)
+    return points
+
+
 def aligned(driving: Sequence12, source: Float[np.ndarray, "12 2"]) -> Sequence12:
     """The driver's joints on the portrait: noses of the first frame lie on each other, sizes are brought to each other's.
 
-    The size is the mean of the shoulders' distance and of that from nose to neck, of the first frame; of what only one of both
-    shows nothing is measured.
+    The size is the mean of the shoulders' distance and of that from nose to neck, of the first frame; where not both show one of
+    these, that of the eyes' and the ears' distances.
 
     Raises:
         ShapeError: if the nose is not seen, or no length in both.
@@ -63,17 +78,19 @@ def aligned(driving: Sequence12, source: Float[np.ndarray, "12 2"]) -> Sequence1
     first, nose = driving[0], JOINTS.index("nose")
     if np.isnan(first[nose]).any() or np.isnan(source[nose]).any():
         raise ShapeError("skeletons are laid on each other by their noses, which one of them does not show")
-    lengths = np.stack([_lengths(first), _lengths(source)])
-    known = np.isfinite(lengths).all(0) & (lengths[0] > 0)
-    if not known.any():
-        raise ShapeError("no shoulders or neck are seen in both the portrait's and the driver's first skeleton")
-    ratio = lengths[1, known].mean() / lengths[0, known].mean()
-    return (source[nose] + ratio * (driving - first[nose])).astype(np.float32)
+    for pairs in LENGTHS:
+        lengths = np.stack([_lengths(first, pairs), _lengths(source, pairs)])
+        known = np.isfinite(lengths).all(0) & (lengths[0] > 0)
+        if known.any():
+            ratio = lengths[1, known].mean() / lengths[0, known].mean()
+            return (source[nose] + ratio * (driving - first[nose])).astype(np.float32)
+    raise ShapeError(
+        "neither shoulders or neck nor eyes or ears are seen in both the portrait's and the driver's first skeleton"
+    )
 
 
-def _lengths(points: Float[np.ndarray, "12 2"]) -> Float[np.ndarray, "2"]:
-    """Shoulder to shoulder, and nose to neck."""
-    pairs = (("right_shoulder", "left_shoulder"), ("nose", "neck"))
+def _lengths(points: Float[np.ndarray, "12 2"], pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, "n"]:
+    """Distances of pairs of joints."""
     return np.array([np.linalg.norm(points[JOINTS.index(a)] - points[JOINTS.index(b)]) for a, b in pairs])
 
 

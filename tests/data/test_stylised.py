@@ -81,7 +81,7 @@ def test_what_does_not_fit_is_named(portraits, copies, source, tmp_path):
         load(portraits, tmp_path, 1.0)
     with pytest.raises(ConfigError, match="stylised_share 2.0 is a share of the examples"):
         load(portraits, copies, 2.0)
-    with pytest.raises(ConfigError, match="copies of stored clips; give their data.path"):
+    with pytest.raises(ConfigError, match="what belongs to stored clips; give their data.path"):
         load("", copies, 1.0)
     for number in range(len(source)):
         view = source.view(source[number], np.random.default_rng(0))

@@ -32,7 +32,9 @@ def test_what_one_does_not_show_is_not_measured():
     half[JOINTS.index("left_shoulder")] = np.nan
     np.testing.assert_allclose(aligned(2 * half[None], POINTS)[0, :2], POINTS[:2], atol=1e-3)
     half[JOINTS.index("neck")] = np.nan
-    with pytest.raises(ShapeError, match="no shoulders or neck"):
+    np.testing.assert_allclose(aligned(3 * half[None], POINTS)[0, -4:], POINTS[-4:], atol=1e-3, err_msg="eyes and ears")
+    half[-3:] = np.nan
+    with pytest.raises(ShapeError, match="neither shoulders or neck"):
         aligned(half[None], POINTS)
     half[JOINTS.index("nose")] = np.nan
     with pytest.raises(ShapeError, match="by their noses"):
