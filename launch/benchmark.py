@@ -1,6 +1,9 @@
-"""Times the networks, in JAX and, where it is installed, in torch on the same device, in turns in one run.
+"""Times networks, steps of training, or samplings, in JAX and, where it is installed, in torch on the same device, in turns in
+one run.
 
     python -m launch.benchmark --suite networks
+    python -m launch.benchmark --suite training --dtype bfloat16
+    python -m launch.benchmark --suite sampling --dtype bfloat16 --only svd_unet
     python -m launch.benchmark --only unet vae_decode --dtype bfloat16 --repeats 10 --output results.json
 
 Needs jax, flax, optax, einops and numpy, nothing else; torch, diffusers and transformers, where importable, are the other side

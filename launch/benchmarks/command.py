@@ -14,7 +14,7 @@ def chosen(suite: str, only: Sequence[str]) -> tuple[str, list[str]]:
     """The suite and its networks by name; raises ConfigError with the nearest name for one that does not exist."""
     if suite not in SUITES:
         raise ConfigError(f"there is no suite '{suite}'{nearest(suite, tuple(SUITES))}")
-    known = SUITES[suite]
+    known = SUITES[suite].networks
     for name in only:
         if name not in known:
             raise ConfigError(f"the suite '{suite}' has no network '{name}'{nearest(name, tuple(known))}")

@@ -20,6 +20,8 @@ SCHEMA = 1
 """Of the JSON document; grows when a key changes its meaning or goes."""
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "diffusers", "transformers")
 COLUMNS = ("network", "parameters", "GFLOP", "compile", "JAX", "GFLOP/s", "torch", "JAX/torch")
+UTILISED = ("MFU", "torch's", "memory")
+"""Columns of suites whose programs are compared with the device's best product of matrices."""
 COMPILED = ("torch.compile", "JAX/compile")
 """Columns that only a GPU has."""
 
@@ -104,17 +106,17 @@ def remarks(rows: Sequence[dict[str, Any]]) -> list[str]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Medians with the half distance of the quartiles; a ratio under one means that JAX is faster."""
     compiled = any("torch.compile" in row.get("sides", {}) for row in rows)
-    header = [*COLUMNS, *COMPILED * compiled]
-    return aligned([header, *(cells(row, compiled) for row in rows)])
+    utilised = any("utilisation" in row for row in rows)
+    header = [*COLUMNS, *UTILISED * utilised, *COMPILED * compiled]
+    return aligned([header, *(cells(row, utilised, compiled) for row in rows)])
 
 
-def cells(row: dict[str, Any], compiled: bool) -> list[str]:
+def cells(row: dict[str, Any], utilised: bool, compiled: bool) -> list[str]:
     """One line of the table."""
     if "error" in row:
         return [row["name"], row["error"]]
     sides, ratios = row["sides"], row["ratios"]
     mine = sides["jax"]
-    ways = ("torch", "torch.compile") if compiled else ("torch",)
     line = [
         row["name"],
         f"{mine['parameters'] / 1e6:.1f} M",
@@ -123,9 +125,26 @@ def cells(row: dict[str, Any], compiled: bool) -> list[str]:
         spread(mine),
         f"{mine['gflop_per_s']:.0f}",
     ]
-    for way in ways:
-        line += [spread(sides[way]), f"{ratios[way]:.2f}"] if way in sides else ["–", "–"]
-    return line
+
+    def beside(way: str) -> list[str]:
+        return [spread(sides[way]), f"{ratios[way]:.2f}"] if way in sides else ["–", "–"]
+
+    line += beside("torch")
+    if utilised:
+        shares = row["utilisation"]
+        best = max((share for way, share in shares.items() if way != "jax"), default=None)
+        line += [
+            f"{100 * shares['jax']:.0f} %",
+            "–" if best is None else f"{100 * best:.0f} %",
+            f"{memory(mine) / 2**30:.1f} GiB",
+        ]
+    return line + beside("torch.compile") if compiled else line
+
+
+def memory(side: dict[str, Any]) -> int:
+    """Bytes of the device that the compiled program needs; a state that comes back in its own place counts once."""
+    needs = side["bytes"]
+    return needs["argument"] + needs["output"] + needs["temp"] - needs["alias"]
 
 
 def spread(times: dict[str, Any]) -> str:

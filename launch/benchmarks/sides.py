@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.benchmarks.flops import flops
 from launch.benchmarks.networks import Network
+from launch.benchmarks.uses import FORWARD, Use, runner, traced
 
 TORCH_DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 """JAX's platform → torch's name of the same device."""
@@ -29,10 +29,11 @@ class Side:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def jax_side(network: Network, size: str, dtype: str) -> Side:
-    """Traces and compiles once, apart from the run; parameters, inputs and computation in `dtype`."""
+def jax_side(network: Network, size: str, dtype: str, use: Use = FORWARD) -> Side:
+    """Traces and compiles once, apart from the run; parameters (unless they are trained), inputs and computation in `dtype`."""
     module = network.module(size, jnp.dtype(dtype))
-    variables = network.variables(size, jnp.dtype(dtype))
+    variables = network.variables(size, jnp.dtype("float32" if use.trained else dtype))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables))
     inputs = {name: on_device(entry.draw(), dtype) for name, entry in network.size(size).inputs.items()}
     traces = []
 
@@ -40,25 +41,26 @@ def jax_side(network: Network, size: str, dtype: str) -> Side:
         traces.append(None)
         return network.call(partial(module.apply, variables), **inputs)
 
+    state = use.state(variables)
+    del variables
     start = time.perf_counter()
-    traced = jax.jit(forward).trace(variables, inputs)
-    lowered = traced.lower()
+    program, operations = traced(use, forward, state, inputs)
+    lowered = program.lower()
     middle = time.perf_counter()
     compiled = lowered.compile()
     end = time.perf_counter()
 
-    def run():
-        return jax.block_until_ready(compiled(variables, inputs))
-
+    run = runner(use, compiled, state, inputs)
+    del state
     first = run()
     facts = {
         "trace_s": middle - start,
         "compile_s": end - middle,
         "first_run_s": time.perf_counter() - end,
         "traces": len(traces),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(variables)),
+        "parameters": parameters,
         "outputs": sum(leaf.size for leaf in jax.tree.leaves(first)),
-        "flops": flops(traced.jaxpr),
+        "flops": operations,
         "xla_flops": float((compiled.cost_analysis() or {}).get("flops", 0)),
         "bytes": device_bytes(compiled),
     }
@@ -73,7 +75,7 @@ def on_device(array: np.ndarray, dtype: str) -> jax.Array:
 def device_bytes(compiled: Any) -> dict[str, int]:
     """What the compiled program needs of the device's memory, by purpose, as far as the backend tells."""
     analysis = compiled.memory_analysis()
-    purposes = ("argument", "output", "temp")
+    purposes = ("argument", "output", "temp", "alias")
     return {name: int(getattr(analysis, f"{name}_size_in_bytes", 0)) for name in purposes}
 
 
@@ -89,7 +91,7 @@ def torch_absence(platform: str) -> str | None:
 
 
 def torch_sides(
-    name: str, network: Network, size: str, dtype: str, platform: str
+    name: str, network: Network, size: str, dtype: str, platform: str, use: Use = FORWARD
 ) -> tuple[dict[str, Side], dict[str, str]]:
     """Eager torch and, on a GPU, `torch.compile`, on the inputs of the JAX side in torch's layout; and what of it failed, and why.
 
@@ -97,7 +99,7 @@ def torch_sides(
     """
     import torch
 
-    from launch.benchmarks.torch_networks import ORIGINALS
+    from launch.benchmarks.torch_backbones import ORIGINALS
 
     # Like JAX: all processors that this process may use; TensorFloat-32 products on a GPU.
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -113,12 +115,9 @@ def torch_sides(
     with torch.device(device):
         model, call = ORIGINALS[name](chosen.config, inputs)
     model = model.to(device).eval().requires_grad_(False)
-    if kind != torch.float32:  # diffusers warns of every cast
+    if kind != torch.float32 and not use.trained:  # diffusers warns of every cast
         model = model.to(kind)
-
-    def forward(**inputs):
-        return call(model, **inputs)
-
+    forward = use.torch(torch, model, call, kind)
     ways = {"torch": forward} | ({"torch.compile": torch.compile(forward)} if platform == "gpu" else {})
     made, failed = {}, {}
     for way, function in ways.items():
@@ -133,8 +132,7 @@ def torch_side(torch: Any, function: Callable, inputs: dict[str, Any], model: An
     """Runs once, which compiles where there is something to compile."""
 
     def run():
-        with torch.inference_mode():
-            out = function(**inputs)
+        out = function(**inputs)
         if platform == "gpu":
             torch.cuda.synchronize()
         return out

@@ -4,52 +4,70 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 
+from launch.benchmarks.backbones import DENOISERS
 from launch.benchmarks.networks import NETWORKS, Network
 from launch.benchmarks.sides import Side, jax_side, torch_absence, torch_sides
 from launch.benchmarks.timing import interleaved, summary
+from launch.benchmarks.uses import FORWARD, SAMPLING, TRAINING, Use, peak
 
-SUITES: dict[str, dict[str, Network]] = {"networks": NETWORKS}
+
+class Suite(NamedTuple):
+    """Networks by name, what is done with each, and whether that is compared with the device's best product of matrices."""
+
+    networks: Mapping[str, Network]
+    use: Use
+    utilised: bool
+
+
+SUITES: dict[str, Suite] = {
+    "networks": Suite(NETWORKS, FORWARD, False),
+    "training": Suite(DENOISERS, TRAINING, True),
+    "sampling": Suite(DENOISERS, SAMPLING, True),
+}
 
 Say = Callable[[str], None]
 
 
 def run_suite(
-    suite: dict[str, Network], names: Sequence[str], *, size: str, dtype: str, repeats: int, torch: bool, say: Say
+    suite: Suite, names: Sequence[str], *, size: str, dtype: str, repeats: int, torch: bool, say: Say
 ) -> list[dict[str, Any]]:
     """One row per network, in the order of `names`. Only one network is in memory at a time, in JAX and in torch.
 
     `say` hears what is being done. A network that does not fit in memory gives a row with an `error`.
     """
     rows = []
+    limit = peak(dtype) if suite.utilised else None
     for name in names:
+        network = suite.networks[name]
         try:
-            rows.append(run_network(name, suite[name], size, dtype, repeats, torch, say))
+            row = run_network(name, network, size, dtype, repeats, torch, say, suite.use)
+            rows.append(row if limit is None else row | utilisation(row["sides"], limit))
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            rows.append(heading(name, suite[name], size, dtype) | {"error": "it does not fit in memory"})
+            rows.append(heading(name, network, size, dtype) | {"error": "it does not fit in memory"})
         free()
     return rows
 
 
 def run_network(
-    name: str, network: Network, size: str, dtype: str, repeats: int, torch: bool, say: Say
+    name: str, network: Network, size: str, dtype: str, repeats: int, torch: bool, say: Say, use: Use = FORWARD
 ) -> dict[str, Any]:
     """Times JAX and torch in turns; what of torch is missing is noted with its reason."""
     platform = jax.default_backend()
     say(f"{name}: compiling")
-    sides = {"jax": jax_side(network, size, dtype)}
+    sides = {"jax": jax_side(network, size, dtype, use)}
     absence = torch_absence(platform) if torch else "not asked for"
     skipped = {} if absence is None else {"torch": absence}
     if absence is None:
         say(f"{name}: preparing torch")
         try:
-            originals, skipped = torch_sides(name, network, size, dtype, platform)
+            originals, skipped = torch_sides(name, network, size, dtype, platform, use)
             sides |= originals
         except (ImportError, AttributeError) as error:
             skipped = {"torch": f"the original is not at hand: {error}"}
@@ -73,6 +91,12 @@ def result(side: Side, samples: Sequence[tuple[float, float]], flops: float) -> 
     """Times of one side, with what was noted when it was made; all sides are credited with the same operations."""
     times = summary(samples)
     return side.facts | times | {"gflop_per_s": flops / times["median_s"] / 1e9}
+
+
+def utilisation(sides: Mapping[str, Mapping[str, Any]], limit: float) -> dict[str, Any]:
+    """The device's best, operations a second, and the share of it that each side reaches."""
+    shares = {way: 1e9 * side["gflop_per_s"] / limit for way, side in sides.items()}
+    return {"peak_gflop_per_s": limit / 1e9, "utilisation": shares}
 
 
 def free() -> None:

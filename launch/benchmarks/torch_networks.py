@@ -67,6 +67,8 @@ def motion_unet(config: UNetConfig, inputs: Inputs) -> Original:
         motion_max_seq_length=motion.max_length,
         use_motion_mid_block=motion.mid,
     )
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
     # It wants the text once per frame.
     return model, lambda model, x, timestep, text: model(x, timestep, text.repeat(x.shape[2], 1, 1)).sample
 

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from launch.benchmarks import command, report, sides, suite
+from launch.benchmarks import command, report, sides, suite, uses
+from launch.benchmarks.backbones import DENOISERS
 from launch.benchmarks.flops import flops
 from launch.benchmarks.networks import NETWORKS
 from launch.benchmarks.timing import interleaved, summary
@@ -98,7 +100,13 @@ def test_torch_that_is_not_installed_is_named_as_the_reason(monkeypatch):
 
 def test_a_network_is_traced_once_and_compiled_apart_from_its_runs():
     rows = suite.run_suite(
-        NETWORKS, ["taesd_decode"], size="small", dtype="bfloat16", repeats=2, torch=False, say=lambda text: None
+        suite.SUITES["networks"],
+        ["taesd_decode"],
+        size="small",
+        dtype="bfloat16",
+        repeats=2,
+        torch=False,
+        say=lambda text: None,
     )
     side = rows[0]["sides"]["jax"]
     assert side["traces"] == 1
@@ -117,7 +125,13 @@ def test_a_network_that_does_not_fit_leaves_the_others_their_times(monkeypatch):
 
     monkeypatch.setattr(suite, "jax_side", full)
     rows = suite.run_suite(
-        NETWORKS, ["clip_text", "ip_adapter"], size="small", dtype="float32", repeats=1, torch=False, say=print
+        suite.SUITES["networks"],
+        ["clip_text", "ip_adapter"],
+        size="small",
+        dtype="float32",
+        repeats=1,
+        torch=False,
+        say=print,
     )
     assert rows[0]["error"] == "it does not fit in memory" and rows[1]["sides"]["jax"]["median_s"] > 0
     assert "it does not fit in memory" in report.table(rows)
@@ -185,14 +199,81 @@ for name in ("ml_collections", "jaxtyping", "grain", "av", "mediapipe", "tensorf
         continue
     raise SystemExit(f"{name} is not blocked")
 from launch import benchmark, cli
-sys.exit(cli.status(benchmark.main, ["benchmark", "--only=taesd_decode", "--size=small", "--repeats=1"]))
+sys.exit(cli.status(benchmark.main, ["benchmark", *sys.argv[1:], "--size=small", "--repeats=1"]))
 """
 
 
-def test_a_machine_with_jax_flax_optax_einops_and_numpy_alone_is_enough(root):
-    done = subprocess.run([sys.executable, "-c", BARE], cwd=root, capture_output=True, text=True, timeout=600)
+@pytest.mark.parametrize(("kind", "name"), [("networks", "taesd_decode"), ("sampling", "cogvideox")])
+def test_a_machine_with_jax_flax_optax_einops_and_numpy_alone_is_enough(root, kind, name):
+    words = [sys.executable, "-c", BARE, f"--suite={kind}", f"--only={name}"]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert "taesd_decode" in done.stdout and "no torch (torch is not installed)" in done.stdout
+    assert name in done.stdout and "no torch (torch is not installed)" in done.stdout
+
+
+def test_a_step_of_training_moves_all_parameters_and_counts_three_forwards():
+    """Step by step from where the one before left them."""
+    network = DENOISERS["cogvideox"]
+    params = network.variables("small", jnp.float32)
+    inputs = {name: jnp.asarray(entry.draw()) for name, entry in network.small.inputs.items()}
+
+    def forward(params, inputs):
+        return network.call(partial(network.module("small", jnp.float32).apply, params), **inputs)
+
+    before, state = jax.tree.map(jnp.copy, params), uses.TRAINING.state(params)
+    program, operations = uses.traced(uses.TRAINING, forward, state, inputs)
+    assert operations == 3 * flops(jax.make_jaxpr(forward)(params, inputs))
+    compiled = program.lower().compile()
+    losses = []
+    for _ in range(3):
+        state, loss = compiled(state, inputs)
+        losses.append(float(loss))
+    assert losses[2] < losses[1] < losses[0]
+    moved = jax.tree.map(lambda old, new: bool((old != new).any()), before["params"], state[0]["params"])
+    still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(moved) if not leaf]
+    # A key's bias adds the same to all scores of a query.
+    assert all("to_k" in path or "norm_k" in path for path in still), still
+
+
+def test_a_sampling_runs_both_branches_of_every_step(monkeypatch):
+    network, seen = DENOISERS["cogvideox"], []
+
+    def forward(params, inputs):
+        jax.debug.callback(lambda time: seen.append(time.tolist()), inputs["timestep"])
+        return 0.1 * inputs["x"]
+
+    inputs = {name: jnp.asarray(entry.draw()) for name, entry in network.small.inputs.items()}
+    result = jax.jit(uses.SAMPLING.program(forward))({}, inputs)
+    jax.effects_barrier()
+    assert len(seen) == uses.STEPS and all(len(times) == 2 and times[0] == times[1] for times in seen)
+    assert seen == sorted(seen, reverse=True) and len({times[0] for times in seen}) == uses.STEPS
+    assert result.shape == inputs["x"].shape and bool(jnp.isfinite(result).all())
+
+
+def test_utilisation_is_a_share_of_the_devices_best_product(monkeypatch):
+    monkeypatch.setattr(suite, "peak", lambda dtype: 4e9)
+    rows = suite.run_suite(
+        suite.SUITES["sampling"],
+        ["cogvideox"],
+        size="small",
+        dtype="float32",
+        repeats=1,
+        torch=False,
+        say=lambda text: None,
+    )
+    side = rows[0]["sides"]["jax"]
+    assert rows[0]["utilisation"]["jax"] == pytest.approx(side["gflop_per_s"] / 4)
+    assert f"{100 * side['gflop_per_s'] / 4:.0f} %" in report.table(rows) and "MFU" in report.table(rows)
+    assert uses.peak("float32") > 1e8
+
+
+def test_denoisers_are_published_ones_but_for_the_depth_of_the_largest():
+    for name, count in {
+        **{name: PUBLISHED[name] for name in ("unet", "motion_unet")},
+        "svd_unet": 1_524_623_082,
+    }.items():
+        made = DENOISERS[name].shapes("full", jnp.float32)
+        assert sum(leaf.size for leaf in jax.tree.leaves(made)) == count
 
 
 def test_operations_count_loops_as_often_as_they_run():
@@ -238,14 +319,17 @@ def test_samples_are_taken_in_turns():
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", NETWORKS)
-def test_both_sides_take_and_give_the_same_shapes(name):
+@pytest.mark.parametrize(
+    ("kind", "name"), [("networks", name) for name in NETWORKS] + [("training", name) for name in DENOISERS]
+)
+def test_both_sides_take_and_give_the_same_shapes(kind, name):
     """Equal numbers of outputs; the originals get every input of ours, permuted."""
     pytest.importorskip("torch")
     pytest.importorskip("diffusers")
     pytest.importorskip("transformers")
-    mine = sides.jax_side(NETWORKS[name], "small", "float32")
-    made, failed = sides.torch_sides(name, NETWORKS[name], "small", "float32", "cpu")
+    network = suite.SUITES[kind].networks[name]
+    mine = sides.jax_side(network, "small", "float32")
+    made, failed = sides.torch_sides(name, network, "small", "float32", "cpu")
     assert failed == {}
     original = made["torch"]
     assert original.facts["outputs"] == mine.facts["outputs"]
