@@ -8,8 +8,10 @@ Once, the networks that stay as they are (docs/convert.md; FILES are the publish
 
 then, with clips that `launch.prepare --config configs/prepare.py:video --config.size=512` made of HDTF or your own:
 
-    python -m launch.train --config configs/anyexpress.py:stage1 --config.data.path=CLIPS --workdir runs/anyexpress
-    python -m launch.train --config configs/anyexpress.py:stage2 --config.data.path=CLIPS --workdir runs/anyexpress
+    python -m launch.train --config configs/anyexpress.py:stage1 --config.data.path=CLIPS --config.data.tokenizer=DIR \\
+        --workdir runs/anyexpress
+    python -m launch.train --config configs/anyexpress.py:stage2 --config.data.path=CLIPS --config.data.tokenizer=DIR \\
+        --workdir runs/anyexpress
 
 `paper` animates with what came out. Neither code nor weights were found of the paper, and nothing of this size has been
 trained here: that parameters count as the paper's table says, and what trains, is tested from shapes. "Paper" below marks
@@ -29,8 +31,8 @@ MOTION = f"denoiser/({'|'.join(TRAINED_BLOCKS)})/motion_modules_.*"
 
 
 def get_config(stage: str = "paper") -> ConfigDict:
-    """`stage1` and `stage2` train, `paper` animates; `demo_base`, `demo_speech`, `demo_stage1`, `demo_stage2` and `demo` are
-    at demo size.
+    """`stage1` and `stage2` train, `paper` animates; `demo_base`, `demo_speech`, `demo_voice`, `demo_stage1`, `demo_stage2`
+    and `demo` are at demo size.
     """
     stages = {"stage1": stage1, "stage2": stage2, "paper": stage2, **anyexpress_demo.STAGES}
     if stage not in stages:
@@ -51,6 +53,7 @@ def base() -> ConfigDict:
             "model": model(),
             "loss": {
                 "temporal": True,
+                "sound": True,
                 # Paper: 0.1 each. Decision: drawn independently.
                 "drop_reference": 0.1,
                 "drop_text": 0.1,
@@ -63,6 +66,7 @@ def base() -> ConfigDict:
                 "diffusion": 1.0,
                 "mouth": 0.0,
                 "lips": 0.0,
+                "teacher": 0.0,
             },
             "sampling": {
                 # Paper: 30 steps, guidance 5, mimic guidance 3.5 with dynamic thresholding. Decisions: DDIM; timesteps 958, 925,
@@ -86,6 +90,7 @@ def base() -> ConfigDict:
                 "window": 20,
                 "overlap": 4,
                 "anchor": "latent",
+                "anchor_strength": 1.0,
                 "windows_per_chunk": 1,
                 "noise_share": 0.0,
                 "framing": "face",
@@ -101,6 +106,9 @@ def base() -> ConfigDict:
                 "audio": True,
                 # Decision: a second of sound on either side, which the speech encoder hears as context.
                 "audio_margin": 25,
+                # CLIP's, to train on captions: a folder or hub:org/name/tokenizer. Without it every clip has the empty prompt.
+                "tokenizer": "",
+                "text_length": 77,
                 "caption": "a person talking",
             },
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},

@@ -1,4 +1,4 @@
-"""Animates a portrait by a driving video or a stored landmark sequence.
+"""Animates a portrait by a driving video, a stored landmark sequence, or a sound: by what the system is driven by.
 
     python -m launch.animate --config configs/follow_your_emoji.py:demo \\
         --portrait portrait.png --driving video.mp4 --output out.mp4
@@ -50,7 +50,13 @@ OUTPUT = flags.DEFINE_string("output", None, "The video to write, ending in .mp4
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", lower_bound=1, upper_bound=1000)
 GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale; 1 is none and twice as fast.", lower_bound=0)
-FPS = flags.DEFINE_float("fps", None, "Frame rate; default the driving file's.", lower_bound=1, upper_bound=240)
+FPS = flags.DEFINE_float(
+    "fps",
+    None,
+    "Frame rate; default the driving video's, or the training's.",
+    lower_bound=1,
+    upper_bound=240,
+)
 FACE = flags.DEFINE_string("face", "only", "Which face: 'only', 'largest', or its number from the left (0, 1, …).")
 ROTATION = flags.DEFINE_enum(
     "rotation",
@@ -106,6 +112,8 @@ def main() -> None:
     bases = [resolve(path) for path in BASE.value]
     if CONTROL.value and config.model.get("behaviour", ConfigDict()).get("control") == "none":
         config.model.behaviour.control = pose_control(bases)
+        if config.model.behaviour.control == "none":
+            raise ConfigError("--control steers by a T2I-Adapter or a ControlNet; name one by --base")
     system = systems.build_system(config)
     params = load_system_params(system, CHECKPOINT.value, bases)
     extension = load_extension(PRIOR.value, EXTEND.value, EMOTION.value)
@@ -128,7 +136,7 @@ def main() -> None:
     )
     about = {
         "config": json.loads(config.to_json_best_effort()),
-        "checkpoint": identify(CHECKPOINT.value or EMBEDDED[system.name]),
+        "checkpoint": identify_base(CHECKPOINT.value or EMBEDDED[system.name]),
         "base": [identify_base(path) for path in bases],
     }
     if PRIOR.value:

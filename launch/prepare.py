@@ -48,7 +48,8 @@ def main() -> None:
     """Reads the flags, prepares, prints what came out."""
     if _CONFIG.value is None or not _OUTPUT.value:
         raise ConfigError(
-            "give --config configs/prepare.py:synthetic (or :poses, :long, :talking, :video, :latents, :motion) and --output DIR"
+            "give --config configs/prepare.py:synthetic (or :poses, :long, :talking, :video, :latents, :motion, :skeletons) and "
+            "--output DIR"
         )
     if _FACE_LANDMARKER.value:
         os.environ["PORTRAIT_FACE_LANDMARKER"] = _FACE_LANDMARKER.value  # Worker processes inherit it.

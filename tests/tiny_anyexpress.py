@@ -5,6 +5,9 @@ Also a config file: `--config=tests/tiny_anyexpress.py:demo_stage1`.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -34,6 +37,14 @@ def get_config(stage: str = "demo") -> ConfigDict:
         {"conv_channels": (4,) * 7, "hidden": 8, "layers": 2, "heads": 2, "mlp": 8, "position_kernel": 4, "position_groups": 2}
     )  # fmt: skip
     model.audio.update({"reach": 1, "hidden": 8, "tokens": 2, "width": 16})
+    if "teacher" in config:
+        taught = config.teacher.model
+        taught.image_size, taught.autoencoder = SIZE, model.autoencoder
+        for part in ("denoiser", "temporal"):
+            taught[part].update({name: value for name, value in model[part].items() if name in taught[part]})
+        taught.denoiser.image_prompt_dim = 16
+        taught.guider.out_channels = 8
+        taught.image_encoder.update({"hidden": 16, "layers": 1, "heads": 2, "mlp": 16, "image_size": 32})
     config.loss.prefix = 1
     config.data.audio_margin = MARGIN if config.data.audio else 0
     # Guided as the paper's, so that both branches run.
@@ -50,6 +61,17 @@ def make_system(stage: str = "demo", **behaviour: object) -> AnyExpress:
     return AnyExpress.from_config(config)
 
 
+def write_tokenizer(folder: Path) -> None:
+    """A published tokenizer in small: two letters, the word of both, begin and end; the system knows eight ids."""
+    folder.mkdir()
+    begin, end = "<|startoftext|>", "<|endoftext|>"
+    tokens = ["f", "a", "f</w>", "a</w>", "fa</w>", "!", begin, end]
+    (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\nf a</w>\n")
+    special = {"bos_token": begin, "eos_token": end, "unk_token": end, "pad_token": end, "model_max_length": 77}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer", **special}))
+
+
 def picture(*shape: int, seed: int = 0) -> Array:
     return jnp.asarray(np.random.default_rng(seed).integers(0, 256, (*shape, SIZE, SIZE, 3), dtype=np.uint8))
 
@@ -64,6 +86,7 @@ def make_batch(clips: int = 2, frames: int = FRAMES, seed: int = 0) -> dict[str,
         "reference": picture(clips, seed=seed + 1),
         "audio": jnp.asarray(0.1 * sound),
         "landmarks": jnp.asarray(rng.uniform(8, 24, (clips, frames, 478, 3)), jnp.float32),
+        "control": picture(clips, frames, seed=seed + 2),
     }
 
 

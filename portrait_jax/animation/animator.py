@@ -95,6 +95,7 @@ class Animator:
             "portrait_guidance": base.portrait_guidance,
             "strategy": base.strategy,
             "anchor": base.anchor,
+            "anchor_strength": base.anchor_strength,
             "window": chosen(self.length, base.window),
             "overlap": chosen(self.overlap, base.overlap),
             "windows_per_chunk": chosen(self.windows_per_chunk, base.windows_per_chunk),
@@ -129,14 +130,14 @@ class Animator:
 
     def _anchored(self, plan: Prefixed) -> Prefixed:
         """The plan with what `sampling.anchor` needs; raises ConfigError for a system whose features cannot be measured."""
-        anchor = self.system.sampling.anchor
+        anchor, strength = self.system.sampling.anchor, self.system.sampling.anchor_strength
         if anchor != "blocks":
-            return replace(plan, anchor=anchor)
+            return replace(plan, anchor=anchor, strength=strength)
         sites = getattr(self.system, "anchor_sites", None)
         if sites is None:
             raise ConfigError(f"sampling.anchor 'blocks' needs a network that is measured, and that of {self.system.name} "
                               "is not; use 'latent'")  # fmt: skip
-        return replace(plan, anchor=anchor, sites=dict.fromkeys(self.rule.branches, sites))
+        return replace(plan, anchor=anchor, strength=strength, sites=dict.fromkeys(self.rule.branches, sites))
 
     def blank(self, plan: Plan | Tiles | Clips) -> PyTree:
         """What is handed over to a video's first unit."""

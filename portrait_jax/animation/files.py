@@ -184,8 +184,8 @@ def _portrait(job: Job, animator: Animator) -> Portrait:
     if job.portrait is None:
         if getattr(system, "needs_portrait", True):
             raise ConfigError(
-                f"--portrait is missing: {system.name} is told who it is by a picture; only where a prompt says it, with "
-                "anyexpress and --id_scale 0, none is needed"
+                f"--portrait is missing: {system.name} is told who it is by a picture; only where a prompt alone says it, with "
+                "anyexpress, --id_scale 0 and no model.behaviour.portrait_latents, none is needed"
             )
         return nobody(*frame_size(system))
     load = partial(

@@ -51,10 +51,10 @@ def load(request: Request) -> Drive:
     """Hears a recording or a video's track.
 
     Raises:
-        ConfigError: for a negative prompt or control pictures, which mean nothing here.
+        ConfigError: for a negative prompt, which means nothing here.
         AudioError: see `animation.sound.load`.
     """
-    unknown = [name for name in request.prompts if name != "text"] + ["control"] * (request.control is not None)
+    unknown = [name for name in request.prompts if name != "text"]
     if unknown:
         raise ConfigError(f"{listed(unknown)} means nothing to {request.system.name}; leave it out")
     drive, system = sound.load(request), request.system

@@ -28,8 +28,8 @@ def is_own(path: Path) -> bool:
     return path.suffix == ".safetensors" and path.is_file() and HEADER in open_checkpoint(path).metadata
 
 
-def layout_of(path: Path) -> tuple[Layout, tuple[Part, ...], tuple[Path, ...]]:
-    """The layout of a published file or folder, the parts that are there, and their files.
+def layout_of(path: Path) -> tuple[Layout, dict[Path, tuple[Part, ...]]]:
+    """The layout of a published file or folder, and which parts of it each file holds.
 
     Raises:
         CheckpointError: if it is of no known layout, damaged, or not there.
@@ -40,8 +40,7 @@ def layout_of(path: Path) -> tuple[Layout, tuple[Part, ...], tuple[Path, ...]]:
     if release := release_in(found) if len(found) > 1 else None:
         if release.damaged:
             raise CheckpointError(f"{path / release.damaged[0].where} cannot be read: {release.damaged[0].problem}")
-        parts = tuple(part for _, inside in release.held for part in inside)
-        return release.layout, parts, tuple(path / one.where for one, _ in release.held)
+        return release.layout, {path / one.where: inside for one, inside in release.held}
     source = open_checkpoint(path / found[0].where if len(found) == 1 else path)
     known = recognise(source.specs)
     if not known:
@@ -49,14 +48,14 @@ def layout_of(path: Path) -> tuple[Layout, tuple[Part, ...], tuple[Path, ...]]:
             f"{path} is of no known layout; `python -m launch.convert inspect {path}` says what it is like"
         )
     (layout, parts), *_ = known
-    return layout, parts, (source.path,)
+    return layout, {source.path: parts}
 
 
 def subnets_of(path: str | os.PathLike) -> set[str]:
     """Names of the sub-networks that `read_base` finds in a checkpoint."""
     path = Path(path)
     if not is_own(path):
-        return {part.subnet for part in layout_of(path)[1]}
+        return {part.subnet for parts in layout_of(path)[1].values() for part in parts}
     file = path / FILE if path.is_dir() else path
     names = open_checkpoint(file).specs if file.is_file() else load_params(path)[0]
     return {name.split("/")[0] for name in names}
@@ -80,13 +79,16 @@ def read_base(path: str | os.PathLike, expected: PyTree) -> dict[str, Params]:
     path = Path(path)
     if is_own(path):
         return load_params(path)[0]
-    layout, held, files = layout_of(path)
-    parts = tuple(part for part in held if part.subnet in expected)
+    layout, files = layout_of(path)
+    wanted = {file: tuple(part for part in held if part.subnet in expected) for file, held in files.items()}
+    parts, whole = (tuple(part for held in of.values() for part in held) for of in (wanted, files))
     if not parts:
-        names = ", ".join(part.subnet for part in held)
+        names = ", ".join(part.subnet for part in whole)
         raise CheckpointError(f"{path} ({layout.title}) has nothing that this system has: only {names}")
-    asked = Layout(layout.name, layout.title, parts, extra_ok=layout.extra_ok or len(parts) < len(held))
-    matches, _ = assign([asked], [str(path if len(files) > 1 else files[0])], expected)
+    asked = Layout(layout.name, layout.title, parts, extra_ok=layout.extra_ok or len(parts) < len(whole))
+    # A file of one part is named for it, wherever in the folder it lies.
+    inputs = [f"{held[0].subnet}={file}" if len(held) == 1 else str(file) for file, held in wanted.items() if held]
+    matches, _ = assign([asked], inputs, expected)
     links = [(match, link) for match in matches for link in match.links]
     return unflatten({f"{match.subnet}/{link.path}": cast(match.read(link), np.float32) for match, link in links})
 
@@ -96,7 +98,7 @@ def identify_base(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path)
     if is_own(path):
         return identify(path)
-    layout, _, files = layout_of(path)
+    layout, files = layout_of(path)
     if len(files) == 1:
-        return {"path": str(path), "layout": layout.name, "sha256": digest(files[0])}
+        return {"path": str(path), "layout": layout.name, "sha256": digest(next(iter(files)))}
     return {"path": str(path), "layout": layout.name, "files": {file.name: digest(file) for file in files}}

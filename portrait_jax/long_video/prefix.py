@@ -58,6 +58,8 @@ class Prefixed(Windows):
     def __post_init__(self) -> None:
         if self.anchor not in ANCHORS:
             raise ConfigError(f"sampling.anchor '{self.anchor}' does not exist{nearest(self.anchor, ANCHORS)}")
+        if not 0 <= self.strength <= 1:
+            raise ConfigError(f"sampling.anchor_strength {self.strength} is a share; give 0 to 1")
 
     @property
     def borders(self) -> Int[np.ndarray, " n"]:

@@ -14,7 +14,7 @@ from portrait_jax.interchange.published import read_base, subnets_of
 from portrait_jax.systems.anyexpress_settings import CONTROL_NETWORKS
 from portrait_jax.systems.system import System
 from portrait_jax.training.checkpoints import compare
-from portrait_jax.training.params import ASSETS, load_params
+from portrait_jax.training.params import ASSETS
 from portrait_jax.training.state import flatten, matches, unflatten
 from portrait_jax.typing import Params
 
@@ -28,7 +28,8 @@ def load_system_params(
     """Reads parameters and checks that they are this system's.
 
     Args:
-        checkpoint: a `.safetensors` file or a training's workdir; None takes the checkpoint in the package.
+        checkpoint: a `.safetensors` file, published or of this project, or a training's workdir; None takes the checkpoint in the
+            package.
         bases: further ones, of this project or published (`interchange.published.read_base`), whose parameters stand in
             for the checkpoint's: see `on_base`. Later ones win.
 
@@ -41,10 +42,10 @@ def load_system_params(
             f"no checkpoint of {system.name} comes with the package (it has: {listed(EMBEDDED)}); name one by --checkpoint"
         )
     source = Path(checkpoint) if checkpoint is not None else EMBEDDED[system.name]
-    params: Params = load_params(source)[0]
     expected = jax.eval_shape(system.init, jax.random.key(0))
+    params: Params = read_base(source, expected)
     for base in bases:
-        params = on_base(params, read_base(base, expected), expected, getattr(system, "adapter", ()))
+        params = on_base(params, read_base(base, expected), expected, getattr(system, "adapter", ()), str(base))
     try:
         compare(params, expected, " on ".join([str(source), *map(str, bases)]))
     except (CheckpointError, ShapeError) as error:
@@ -69,7 +70,7 @@ def pose_control(bases: Sequence[str | os.PathLike]) -> str:
     return found.pop() if found else "none"
 
 
-def on_base(params: Params, base: Params, expected: Params, adapter: Sequence[str]) -> Params:
+def on_base(params: Params, base: Params, expected: Params, adapter: Sequence[str], name: str = "the base") -> Params:
     """Puts an adapter on another base.
 
     Args:
@@ -78,9 +79,18 @@ def on_base(params: Params, base: Params, expected: Params, adapter: Sequence[st
             does not have are passed over.
         expected: the system's leaves.
         adapter: patterns (as in `Stage.trainable`) of the adapter's leaves.
+        name: of the base, in messages.
+
+    Raises:
+        CheckpointError: if the base is an adapter alone, of which nothing would be used.
     """
     have, wanted = flatten(params), flatten(expected)
     own = {name: leaf for name, leaf in have.items() if matches(name, adapter)}
     known = {subnet: tree for subnet, tree in base.items() if subnet in expected}
-    kept = {name: leaf for name, leaf in flatten(known).items() if name in wanted or not matches(name, adapter)}
+    given = flatten(known)
+    if given and own.keys() >= given.keys():
+        raise CheckpointError(
+            f"{name} is an adapter, not a base, and another one is there already; give it as --checkpoint"
+        )
+    kept = {name: leaf for name, leaf in given.items() if name in wanted or not matches(name, adapter)}
     return unflatten(have | kept | own)

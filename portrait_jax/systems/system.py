@@ -53,6 +53,8 @@ class SamplingConfig:
     """Frames that a window shares with the one before; "wrapped" windows share none, "progressive" clips their ends."""
     anchor: str = "latent"
     """What of the first window holds the colours of later "prefix" windows: a name of `long_video.prefix.ANCHORS`."""
+    anchor_strength: float = 1.0
+    """0 … 1, how far they are brought to it."""
     windows_per_chunk: int = 4
     """Windows per jitted call: what is in memory and what an interruption can lose."""
     decode_chunk: int = 0
@@ -91,7 +93,7 @@ def rule_of(sampling: SamplingConfig, scale: float) -> Guidance:
         return identity()
     if portrait == 1.0:
         return nested(("appearance", "cond"), (scale,))
-    if not sampling.mimic:
+    if not sampling.mimic or scale == 1.0:
         return classifier_free(scale)
     return mimicking(scale, sampling.mimic, sampling.percentile, sampling.threshold_axes)
 

@@ -159,6 +159,7 @@ def test_settings_are_those_of_the_system_unless_given():
     base |= {
         "mimic": 0.0,
         "anchor": "latent",
+        "anchor_strength": 1.0,
         "noise_share": 0.2,
         "strategy": "overlap",
         "framing": "face",

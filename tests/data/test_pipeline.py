@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
+from configs import anyexpress
 from data import pipeline
 from data.pipeline import choose_reference, choose_window, make_loader
 from portrait_jax.autoencoders.task import AutoencoderTask
@@ -20,6 +21,7 @@ from portrait_jax.face.drawing import draw_landmarks
 from portrait_jax.face.five_points import aligned_face
 from portrait_jax.metrics.probe import ProbeTask
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
+from tests import tiny_anyexpress
 
 JITTER = {"color_jitter": 0.2, "crop_jitter": 0.1}
 
@@ -259,3 +261,12 @@ def test_windows_stay_inside_the_clip_and_references_outside_the_window(length, 
         assert min(least, longest) <= steps[0] <= min(least + more, longest)
     reference = choose_reference(rng, length, chosen)
     assert 0 <= reference < length and (reference not in chosen or frames == length)
+
+
+def test_captions_reach_training_by_keys_of_the_config(portraits, tmp_path):
+    tiny_anyexpress.write_tokenizer(tmp_path / "tokenizer")
+    config = anyexpress.get_config("stage1")
+    config.data.update({"path": str(portraits), "size": 64, "tokenizer": str(tmp_path / "tokenizer"), "caption": "fa"})
+    with make_loader(config.data, global_batch=1, frames=3, threads=0) as loader:
+        ids = next(loader)["text"]
+    assert ids.shape == (1, 77) and 4 in ids, "the caption of clips that have none"

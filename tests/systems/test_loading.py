@@ -127,6 +127,35 @@ def test_a_personalised_model_as_published_is_a_base(layout, tmp_path):
     assert identify_base(published)["layout"] == layout
 
 
+def test_the_published_adapter_is_a_checkpoint_and_moves_between_bases(tmp_path):
+    """The layout's one file under two bases, without an import; as a base of another adapter it is refused."""
+    made = tiny_anyexpress.make_system()
+    trained = tiny.make_params(made)
+    save_params(tmp_path / "whole.safetensors", trained, {})
+    adapter = tmp_path / "adapter.safetensors"
+    export_checkpoint(["anyexpress_adapter_all"], tmp_path / "whole.safetensors", adapter)
+    trained = flatten(trained)
+    for seed in (1, 2):
+        base = tiny.make_params(made, seed=seed)
+        save_params(tmp_path / "base.safetensors", base, {})
+        found, base = flatten(load_system_params(made, adapter, [tmp_path / "base.safetensors"])), flatten(base)
+        for name, leaf in found.items():
+            of = trained if matches(name, made.adapter) else base
+            np.testing.assert_array_equal(leaf, of[name], err_msg=name)
+    with pytest.raises(CheckpointError, match="adapter.safetensors is an adapter, not a base"):
+        load_system_params(made, tmp_path / "whole.safetensors", [adapter])
+
+
+def test_a_release_with_folders_of_its_own_is_read_where_its_files_lie(tmp_path):
+    made = tiny_anyexpress.make_system()
+    save_params(tmp_path / "whole.safetensors", tiny.make_params(made), {})
+    base = tiny.make_params(made, seed=1)
+    save_params(tmp_path / "base.safetensors", base, {})
+    export_checkpoint(["sd15"], tmp_path / "base.safetensors", tmp_path / "outer" / "inner")
+    found = load_system_params(made, tmp_path / "whole.safetensors", [tmp_path / "outer"])
+    np.testing.assert_array_equal(found["denoiser"]["conv_in"]["kernel"], base["denoiser"]["conv_in"]["kernel"])
+
+
 def test_what_is_no_base_is_named(tmp_path):
     made = tiny_anyexpress.make_system()
     save_params(tmp_path / "whole.safetensors", tiny.make_params(made), {})
