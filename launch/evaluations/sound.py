@@ -25,6 +25,7 @@ from portrait_jax.animation.signals import Clip, Signals
 from portrait_jax.animation.sound import encoder
 from portrait_jax.encoders.speech import speech_states
 from portrait_jax.face.measures import mouth_opening
+from portrait_jax.media.charts import line_chart
 from portrait_jax.media.image import write_image
 from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.metrics import long_video, report
@@ -123,7 +124,8 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
                 if i == 0:
                     rows.append(spread(video))
                     labels.append(name)
-    finish({f"{options.frames} frames": means(scores, MOUTH)}, MOUTH, rows, labels, options, settings, animator)
+    table = {f"{options.frames} frames": means(scores, MOUTH)}
+    finish(table, MOUTH, rows, labels, options, settings, animator, {"people": scores})
 
 
 def judged(true: np.ndarray, seen: np.ndarray, seed: int) -> Scores:
@@ -137,10 +139,12 @@ def judged(true: np.ndarray, seen: np.ndarray, seed: int) -> Scores:
 
 
 def run_anchors(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
-    """Measures colours over time; writes metrics.json, table.md and comparison.png."""
+    """Measures colours over time; writes metrics.json, table.md, comparison.png, and colours.png: errors second by second."""
     size, rows, labels = animator.system.image_size, [], []
     scores: dict[str, list[Scores]] = {name: [] for name in ANCHORS}
     animators = {name: varied(animator, changes) for name, changes in ANCHORS.items()}
+    second = max(round(animator.system.clock().fps), 1)  # type: ignore[attr-defined]
+    courses: dict[str, list[np.ndarray]] = {name: [] for name in ANCHORS}
     with Bars("people") as bars:
         for i in bars.track(range(options.identities), "long videos", options.identities):
             person = Speaker.make(i, options.frames, size, options.seed)
@@ -151,6 +155,7 @@ def run_anchors(animator: Animator, options: Options, settings: Mapping[str, Any
                     each.plan(options.frames),
                 )
                 scores[name].append(long_video.measure(video, truth, plan.borders, plan.blended))  # type: ignore[union-attr]
+                courses[name].append(by_second(long_video.colour_error(video, truth), second))
                 if i == 0:
                     rows.append(spread(video))
                     labels.append(name)
@@ -158,7 +163,21 @@ def run_anchors(animator: Animator, options: Options, settings: Mapping[str, Any
                 rows.append(spread(truth))
                 labels.append("truth")
     metrics = long_video.METRICS
-    finish({f"{options.frames} frames": means(scores, metrics)}, metrics, rows, labels, options, settings, animator)
+    mean = {name: np.mean(of, axis=0).tolist() for name, of in courses.items()}
+    seconds = list(range(len(next(iter(mean.values())))))
+    if len(seconds) > 1:
+        title = "error of the mean colour (of 1)"
+        write_image(options.output / "colours.png", line_chart(seconds, mean, title, "seconds"))
+    more = {"people": scores, "colours": {"seconds": seconds, "error": mean}}
+    table = {f"{options.frames} frames": means(scores, metrics)}
+    finish(table, metrics, rows, labels, options, settings, animator, more)
+
+
+def by_second(values: np.ndarray, frames: int) -> np.ndarray:
+    """Means of so many frames each; of fewer than that, of all."""
+    frames = min(frames, len(values))
+    whole = len(values) // frames * frames
+    return values[:whole].reshape(-1, frames).mean(axis=1)
 
 
 def varied(animator: Animator, changes: Mapping[str, Any]) -> Animator:
@@ -190,9 +209,11 @@ def finish(
     options: Options,
     settings: Mapping[str, Any],
     animator: Animator,
+    more: Mapping[str, Any],
 ) -> None:
-    """Writes what was measured, and prints it."""
-    report.write(table, options.output, settings, metrics=metrics)
+    """Writes what was measured, and prints it. `more` holds scores of each person, by method."""
+    people = {name: [report.finite(row) for row in rows] for name, rows in more["people"].items()}
+    report.write(table, options.output, settings, metrics=metrics, more={**more, "people": people})
     write_image(options.output / "comparison.png", contact_sheet(rows, labels))
     title = f"{animator.system.name}: {options.identities} people, {options.frames} frames each"
     Console().print(report.terminal(table, title, metrics))

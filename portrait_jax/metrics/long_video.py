@@ -67,6 +67,12 @@ def growth(error: Float[np.ndarray, " f"]) -> float:
     return float((time * error).sum() / max((time**2).sum(), 1e-12) * (len(error) - 1))
 
 
+def colour_error(result: Video, truth: Video) -> Float[np.ndarray, " f"]:
+    """How far each frame's mean colour is from the true one's, 0..1."""
+    means = (np.array([as_float01(frame).mean(axis=(0, 1)) for frame in video]) for video in (result, truth))
+    return np.abs(np.subtract(*means)).mean(axis=1)
+
+
 def measure(
     result: UInt8[np.ndarray, "..."], truth: Video, borders: Int[np.ndarray, " n"], blended: Int[np.ndarray, " m"]
 ) -> Scores:
@@ -79,14 +85,13 @@ def measure(
         raise ShapeError(f"the result has shape {result.shape}, the truth {truth.shape}; they must be equal")
     pairs = [(as_float01(a), as_float01(b)) for a, b in zip(result, truth)]
     error = np.array([np.abs(a - b).mean() for a, b in pairs])
-    colour = np.array([np.abs(a.mean(axis=(0, 1)) - b.mean(axis=(0, 1))).mean() for a, b in pairs])
     return {
         "smoothness": temporal.smoothness(result, truth),
         "seam_jump": seam_jump(result, truth, borders),
         "ghosting": ghosting(result, truth, blended),
         "l1": float(error.mean()),
         "drift": growth(error),
-        "colour_drift": growth(colour),
+        "colour_drift": growth(colour_error(result, truth)),
     }
 
 

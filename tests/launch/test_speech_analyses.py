@@ -57,6 +57,13 @@ def test_every_way_of_going_on_is_measured_against_the_truth(animator, tmp_path)
     drifts = {name: row["colour_drift"] for name, row in found.items()}
     assert all(np.isfinite(list(drifts.values()))) and len(set(drifts.values())) == len(drifts), "one way each"
     assert (tmp_path / "comparison.png").is_file()
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["people"].keys() == found["colours"]["error"].keys() == sound.ANCHORS.keys()
+
+
+def test_courses_are_means_of_seconds():
+    np.testing.assert_allclose(sound.by_second(np.arange(7.0), 3), [1, 4])
+    np.testing.assert_allclose(sound.by_second(np.arange(2.0), 25), [0.5])
 
 
 def lips_of(video):
@@ -80,4 +87,6 @@ def test_mouths_are_compared_with_their_own_anothers_and_no_sound(animator, tmp_
     found = json.loads((tmp_path / "metrics.json").read_text())["metrics"]["96 frames"]
     assert found.keys() == {"own sound", "another's sound", "silence", "truth"}
     assert found["own sound"]["correlation"] > found["another's sound"]["correlation"] + 0.2
+    people = json.loads((tmp_path / "metrics.json").read_text())["people"]
+    assert np.mean([row["correlation"] for row in people["own sound"]]) == found["own sound"]["correlation"]
     assert found["silence"]["movement"] == 0 < found["own sound"]["movement"]
