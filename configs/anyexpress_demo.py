@@ -3,13 +3,14 @@
 `demo_base` makes the model that then stays frozen, from the embedded checkpoint of Follow-Your-Emoji's demo: an image model of
 procedural people that is told whose face it is, and a motion model. There is no published one for cartoons. What differs from the
 paper for the sake of an hour on two cores: the base sees the portrait's latents; the image and the speech encoder are
-small and trained here, the latter on lips first (`demo_speech`); the schedule and velocity are the embedded model's; motion
-modules of all blocks train; errors of mouths count more.
+small and trained here, the latter on lips first (`demo_speech`); sound is heard on single frames first, with a teacher
+(`demo_voice`); the schedule and velocity are the embedded model's; motion modules of all blocks train; errors of mouths count
+more.
 """
 
 from ml_collections import ConfigDict
 
-from configs import autoencoder
+from configs import autoencoder, follow_your_emoji
 
 WIDTHS = (64, 96)
 EMBEDDED = "{assets}/follow_your_emoji_demo.safetensors"
@@ -46,7 +47,7 @@ def model() -> ConfigDict:
                 "conv_channels": (24, 32, 32, 32, 48, 48, 48), "hidden": 48, "layers": 2, "heads": 4, "mlp": 96,
                 "position_kernel": 16, "position_groups": 4,
             },
-            "audio": {"reach": 2, "hidden": 96, "tokens": 8, "width": 64, "num_heads": 2, "scale": 1.0},
+            "audio": {"reach": 2, "hidden": 96, "tokens": 8, "width": 64, "num_heads": 4, "scale": 1.0},
             "schedule": {"name": "scaled_linear", "zero_terminal_snr": True},
             "prediction": "v",
             "behaviour": {
@@ -101,7 +102,7 @@ def optimiser(config: ConfigDict, **changes: object) -> None:
 def demo_base(config: ConfigDict) -> None:
     """The image model, on single frames that are told whose face it is and nothing of what it does."""
     small(config)
-    config.loss.temporal = False
+    config.loss.temporal = config.loss.sound = False
     config.data.update({"frame_stride": (3, 5), "audio": False, "audio_margin": 0})
     optimiser(
         config,
@@ -134,15 +135,35 @@ def demo_speech(config: ConfigDict) -> None:
     )
 
 
+def demo_voice(config: ConfigDict) -> None:
+    """Sound on single frames, taught by the landmark-driven model that the base was made of: how a mouth opens has to be known
+    to attention itself, whose base and feed-forward layers are frozen, before motion modules could learn it in its place.
+    """
+    small(config)
+    config.teacher = follow_your_emoji.get_config("demo")
+    config.data.kind = "clips"  # with the drawings that the teacher is told
+    config.loss.update({"temporal": False, "mouth": 100.0, "teacher": 1.0, "diffusion": 0.2})
+    config.loss.update({"drop_reference": 0.0, "drop_text": 0.0, "drop_audio": 0.0})
+    optimiser(
+        config,
+        trainable=(SPEECH, "denoiser/.*audio_attention.*"),
+        init_from=ConfigDict({"*": "{workdir}/demo_speech", "teacher": EMBEDDED}),
+        steps=700,
+        batch_size=8,
+        frames=2,
+        lr=2e-3,
+    )
+
+
 def demo_stage1(config: ConfigDict) -> None:
-    """Sound and motion on clips, the base frozen; errors of mouths, two cells of 256, count more."""
+    """Sound and motion on clips, the base frozen; errors of mouths count more."""
     small(config)
     config.loss.mouth = 30.0
     optimiser(
         config,
         trainable=(SPEECH, "denoiser/.*(audio_attention|motion_modules).*"),
-        init_from=ConfigDict({"*": "{workdir}/demo_speech"}),
-        steps=700,
+        init_from=ConfigDict({"*": "{workdir}/demo_voice"}),
+        steps=400,
         batch_size=2,
         frames=16,
         lr=1e-3,
@@ -154,12 +175,13 @@ def demo_stage2(config: ConfigDict) -> None:
     demo_stage1(config)
     config.train.init_from = ConfigDict({"*": "{workdir}/demo_stage1"})
     config.train.restore, config.train.restore_from = ("denoiser/.*motion_modules_.*",), EMBEDDED
-    config.train.update({"steps": 300, "lr": 5e-4})
+    config.train.update({"steps": 200, "lr": 5e-4})
 
 
 STAGES = {
     "demo_base": demo_base,
     "demo_speech": demo_speech,
+    "demo_voice": demo_voice,
     "demo_stage1": demo_stage1,
     "demo_stage2": demo_stage2,
     "demo": demo_stage2,

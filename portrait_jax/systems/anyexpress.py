@@ -40,8 +40,9 @@ from portrait_jax.nn.slots import Slot
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.anyexpress_loss import diffusion_loss, lip_loss
-from portrait_jax.systems.anyexpress_settings import CONTROLS, Behaviour, LossConfig, check_sizes
+from portrait_jax.systems.anyexpress_settings import CONTROLS, Behaviour, LossConfig, check_sizes, check_teacher
 from portrait_jax.systems.diffusing import LatentDiffusion
+from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
@@ -66,6 +67,8 @@ class AnyExpress(LatentDiffusion):
     image_size: int
     dtype: Any
     prediction: str = "epsilon"
+    teacher: FollowYourEmoji | None = None
+    """What attention to sound learns from, where `loss.teacher` says so."""
     name: str = "anyexpress"
 
     driven_by: ClassVar[str] = "sound"
@@ -73,8 +76,9 @@ class AnyExpress(LatentDiffusion):
     """What moves from base to base (`systems.loading.on_base`)."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError where two sizes that must agree do not."""
+        """Raises ConfigError where two sizes that must agree do not, or a teacher is missing."""
         check_prediction(self.prediction)
+        check_teacher(self.loss_config, self.teacher)
         check_sizes(
             self.autoencoder_config, self.denoiser_config, self.text_config, self.image_encoder_config,
             self.image_prompt_config, self.image_size,
@@ -107,14 +111,17 @@ class AnyExpress(LatentDiffusion):
             image_size=model.image_size,
             dtype=compute_dtype(config.compute_dtype),
             prediction=model.prediction,
+            teacher=FollowYourEmoji.from_config(config.teacher)
+            if config.loss.teacher and "teacher" in config
+            else None,
         )
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
         """What `loss` reads of a batch; prompts ("text", token ids) if it has them."""
         chosen = self.loss_config
-        heard = ("audio",) if chosen.temporal else ()
-        return ("frames", "reference", *heard, *(("landmarks",) if chosen.mouth or chosen.lips else ()))
+        wanted = {"audio": chosen.sound, "landmarks": chosen.mouth or chosen.lips, "control": chosen.teacher}
+        return ("frames", "reference", *(name for name, needed in wanted.items() if needed))
 
     # The networks. All are plain functions of their parameters; building one costs nothing.
 
@@ -206,11 +213,8 @@ class AnyExpress(LatentDiffusion):
             "control",
         )
         keys = dict(zip((*names, "denoiser"), jax.random.split(rng, len(names) + 1)))
-        image, latent, time = (
-            jnp.zeros((1, self.image_size, self.image_size, 3)),
-            jnp.zeros((1, 1, h, w, c)),
-            jnp.zeros(1),
-        )
+        latent, time = jnp.zeros((1, 1, h, w, c)), jnp.zeros(1)
+        image = jnp.zeros((1, self.image_size, self.image_size, 3))
         text, text_encoder = self.text_encoder.init_with_output(keys["text_encoder"], empty_prompt(self.text_config, 1))
         seen, image_encoder = self.image_encoder.init_with_output(
             keys["image_encoder"], self._pixels(image), **self._seen()
@@ -230,6 +234,8 @@ class AnyExpress(LatentDiffusion):
             "audio_projection": projection,
             "denoiser": self.denoiser.init(keys["denoiser"], latent, time, condition),
         }
+        if self.loss_config.teacher and self.teacher is not None:
+            made["teacher"] = {"params": self.teacher.init(jax.random.fold_in(rng, 2))}
         if self.loss_config.lips:
             made["lip_reader"] = self.lip_reader.init(jax.random.fold_in(rng, 1), audio.reshape(1, -1))
         if self.behaviour.control == "t2i_adapter":
@@ -293,10 +299,18 @@ class AnyExpress(LatentDiffusion):
         return {"cond": cond, "uncond": uncond}
 
     def denoise(
-        self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " t"], conditioning: Conditioning
-    ) -> Float[Array, "b f h w c"]:
-        """The network's output, of the kind that `prediction` names; a ControlNet runs before it, on the text alone."""
-        return self._denoise(params, noisy, timestep, conditioning)
+        self,
+        params: Params,
+        noisy: Float[Array, "b f h w c"],
+        timestep: Num[Array, " t"],
+        conditioning: Conditioning,
+        **options: Any,
+    ) -> Any:
+        """The network's output "b f h w c", of the kind that `prediction` names; a ControlNet runs before it, on the text alone.
+
+        `options` are flax's, with what these make of the result.
+        """
+        return self._denoise(params, noisy, timestep, conditioning, **options)
 
     @property
     def anchor_sites(self) -> dict[str, int]:
@@ -363,14 +377,17 @@ class AnyExpress(LatentDiffusion):
 
         Batch: `frames` u8 "b f H W 3", `reference` u8 "b H W 3", `audio` "b t" with as much sound before the frames as after
         them, maybe `text`, token ids "b n", and `landmarks` "b f 478 3", pixels, where the loss looks at mouths. The first
-        frames of a clip stay clean, as the prefix of a window is. Single frames (`temporal` off) hear nothing and have a
-        noise level each. Metrics: `diffusion`, unweighted, and `lips`.
+        frames of a clip stay clean, as the prefix of a window is. Single frames (`temporal` off) have a noise level
+        each. Metrics: `diffusion`, unweighted, `teacher` and
+        `lips`.
         """
         chosen, keys = self.loss_config, tuple(jax.random.split(rng, 5))
         loss, metrics = jnp.zeros(()), {}
         if chosen.diffusion:
-            metrics["diffusion"], weighed = diffusion_loss(self, params, batch, keys)
-            loss = chosen.diffusion * weighed
+            found = diffusion_loss(self, params, batch, keys)
+            plain = found.pop("plain")
+            metrics = {**found, "diffusion": plain}
+            loss = sum((getattr(chosen, name) * error for name, error in found.items()), loss)
         if chosen.lips:
             metrics["lips"] = lip_loss(self, params, batch)
             loss += chosen.lips * metrics["lips"]

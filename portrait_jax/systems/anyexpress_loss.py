@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +17,8 @@ from portrait_jax.diffusion.schedule import signal_noise
 from portrait_jax.encoders.clip_text import empty_prompt
 from portrait_jax.face.topology import LIPS, index
 from portrait_jax.systems.diffusing import noised
-from portrait_jax.training.faces import cells_near, inner_landmarks, reading_error
+from portrait_jax.systems.landmark_teacher import drawn, of_mouths, teacher_loss
+from portrait_jax.training.faces import inner_landmarks, reading_error
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
 Batch = Mapping[str, Array]
@@ -24,15 +26,16 @@ Batch = Mapping[str, Array]
 
 def diffusion_loss(
     system: Any, params: Params, batch: Batch, keys: Sequence[PRNGKeyArray]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The mean error over the frames that are to be made, and the same with that of mouths counted `loss.mouth` times more.
+) -> dict[str, Float[Array, ""]]:
+    """The mean error over the frames that are to be made as `plain`; as `diffusion` the same with that of mouths counted
+    `loss.mouth` times more; and what a teacher adds, mouths counted alike.
 
     Args:
         keys: of the latents, what is dropped, clips without a prefix, the levels and the noise.
     """
     chosen = system.loss_config
-    drawn = keys[0] if system.behaviour.posterior else None
-    latents = jax.lax.stop_gradient(system.to_latents(params, to_pm1(batch["frames"]), drawn))
+    posterior = keys[0] if system.behaviour.posterior else None
+    latents = jax.lax.stop_gradient(system.to_latents(params, to_pm1(batch["frames"]), posterior))
     clips, frames = latents.shape[:2]
     conditioning = told(system, params, batch, keys[1], clips, frames)
 
@@ -45,18 +48,24 @@ def diffusion_loss(
     noisy = rearrange(mixed, "(b f) h w c -> b f h w c", f=frames)
     is_given = given[:, :, None, None, None]
     noisy = jnp.where(is_given > 0, latents, noisy)
-    output = system.denoise(params, noisy, timestep, conditioning.replace(given=given)).astype(jnp.float32)
+    run = partial(system.denoise, params, noisy, timestep, conditioning.replace(given=given))
+    output, layers = drawn(run) if chosen.teacher else (run(), {})
+    output = output.astype(jnp.float32)
     target = training_target(system.prediction, clean, flat, *signal_noise(system.schedule, timestep, clean.ndim))
     squares = (output - rearrange(target, "(b f) h w c -> b f h w c", f=frames)) ** 2
 
     def over_made(errors: Array) -> Array:
         return (errors.mean((2, 3, 4)) * (1 - given)).sum() / jnp.maximum((1 - given).sum(), 1)
 
-    plain = over_made(squares)
+    found = {"plain": over_made(squares)}
     if not chosen.mouth:
-        return plain, plain
-    near = cells_near(batch["landmarks"][..., index(LIPS), :], batch["frames"].shape[2], latents.shape[2])
-    return plain, over_made((1 + chosen.mouth * near) * squares)
+        return found | {"diffusion": found["plain"]}
+    mouths = of_mouths(batch["landmarks"][..., index(LIPS), :], batch["frames"].shape[2], chosen.mouth)
+    found["diffusion"] = over_made(mouths(latents.shape[2]) * squares)
+    if chosen.teacher:
+        student = output, layers
+        found["teacher"] = teacher_loss(system.teacher, params["teacher"], batch, noisy, timestep, student, mouths)
+    return found
 
 
 def lip_loss(system: Any, params: Params, batch: Batch) -> Float[Array, ""]:
@@ -88,7 +97,7 @@ def told(system: Any, params: Params, batch: Batch, key: PRNGKeyArray, clips: in
         conditioning = conditioning.replace(image_tokens=jnp.where(who[:, None, None], tokens, nobody))
     if conditioning.portrait is not None:
         conditioning = conditioning.replace(portrait=conditioning.portrait * who[:, None, None, None])
-    if not chosen.temporal:
+    if not chosen.sound:
         return conditioning
     audio = system.audio_tokens(params, system.windows_of(params, batch["audio"], frames))
     return conditioning.replace(audio=audio * silent)

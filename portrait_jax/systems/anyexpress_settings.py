@@ -29,7 +29,9 @@ class LossConfig:
     """Training, with the paper's numbers."""
 
     temporal: bool = True
-    """Clips with sound; False: single frames without, to make a base from nothing."""
+    """Whether the frames of a clip see each other; False: single frames, a warm-up that the paper does not have."""
+    sound: bool = True
+    """Whether frames are heard; False makes a base from nothing."""
     drop_reference: float = 0.1
     """Share of clips trained without identity, without text, without sound; drawn independently."""
     drop_text: float = 0.1
@@ -42,6 +44,8 @@ class LossConfig:
     """Weight of the diffusion loss; 0 leaves the image model out, for a warm-up that the paper does not have."""
     mouth: float = 0.0
     """How much more an error counts in the middle of the mouth than far from it; 0, the paper's, weighs all alike."""
+    teacher: float = 0.0
+    """Weight of `landmark_teacher.teacher_loss`, for another such; beside the diffusion loss, on single frames."""
     lips: float = 0.0
     """Weight of `anyexpress_loss.lip_loss`, for that warm-up."""
 
@@ -78,6 +82,14 @@ class Behaviour:
             raise ConfigError(
                 f"model.behaviour.control '{self.control}' does not exist{nearest(self.control, list(CONTROLS))}"
             )
+
+
+def check_teacher(loss: LossConfig, teacher: object | None) -> None:
+    """Raises ConfigError if a teacher is asked for that is not there, or whose loss is not defined."""
+    if loss.teacher and (teacher is None or loss.temporal or not loss.mouth):
+        raise ConfigError(
+            "loss.teacher needs the config of a landmark-driven system as config.teacher, loss.mouth, and no loss.temporal"
+        )
 
 
 def check_sizes(

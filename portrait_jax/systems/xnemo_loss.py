@@ -17,7 +17,7 @@ from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.schedule import signal_noise
 from portrait_jax.face.topology import EXPRESSION_POINTS, index
 from portrait_jax.systems.diffusing import noised
-from portrait_jax.systems.xnemo_teacher import drawn, teacher_loss
+from portrait_jax.systems.landmark_teacher import drawn, of_clips, teacher_loss
 from portrait_jax.training.faces import batch_triplets, driving_crops, inner_landmarks, reading_error, reference_crops
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
@@ -43,7 +43,7 @@ class LossConfig:
     landmarks: float = 0.0
     """Weight of `landmark_loss`, a warm-up that the paper does not have."""
     teacher: float = 0.0
-    """Weight of `xnemo_teacher.teacher_loss`, another; beside the diffusion loss, and without temporal modules."""
+    """Weight of `landmark_teacher.teacher_loss`, another; beside the diffusion loss, and without temporal modules."""
     mask: float = 0.3
     """Share of reference tokens withheld, anew in each block."""
     drop: float = 0.1
@@ -80,14 +80,19 @@ def diffusion_loss(
         system.schedule, latents, keys[1], keys[2], temporal=chosen.temporal, share=share
     )
     noisy = rearrange(noisy, "(b f) h w c -> b f h w c", f=frames)
-    seen = (system.denoiser, params["denoiser"], noisy, timestep, dropped(told, keep))
+    terms, given = {}, dropped(told, keep)
+
+    def apply(**options: Any) -> Any:
+        variables = {"params": params["denoiser"]}
+        return system.denoiser.apply(variables, noisy, timestep, given, use_temporal=chosen.temporal, **options)
+
     if chosen.teacher:
-        output, layers = drawn(*seen)
-        taught = teacher_loss(system.teacher, params["teacher"], batch, noisy, timestep, (output, layers), keep)
-        terms = {"teacher": taught}
+        output, layers = drawn(apply)
+        terms["teacher"] = teacher_loss(
+            system.teacher, params["teacher"], batch, noisy, timestep, (output, layers), of_clips(keep, frames)
+        )
     else:
-        output = seen[0].apply({"params": seen[1]}, *seen[2:], use_temporal=chosen.temporal)
-        terms = {}
+        output = apply()
     output = rearrange(output, "b f h w c -> (b f) h w c").astype(jnp.float32)
     target = training_target(system.prediction, clean, noise, *signal_noise(system.schedule, timestep, clean.ndim))
     return {"diffusion": ((output - target) ** 2).mean()} | terms

@@ -19,7 +19,7 @@ from portrait_jax.systems.system import guidance_of
 from portrait_jax.training.task import LoopOptions
 from tests.weights import shapes
 
-STAGES = ("stage1", "stage2", "paper", "demo_base", "demo_speech", "demo_stage1", "demo_stage2", "demo")
+STAGES = ("stage1", "stage2", "paper", "demo_base", "demo_speech", "demo_voice", "demo_stage1", "demo_stage2", "demo")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_every_stage_is_whole(stage):
     system, data = build(config), from_mapping(DataConfig, config.data)
     assert isinstance(system, AnyExpress) and system.driven_by == "sound"
     assert LoopOptions.from_config(config.train).seed == 0
-    assert system.image_size == data.size and data.audio == system.loss_config.temporal
+    assert system.image_size == data.size and data.audio == system.loss_config.sound
     assert system.audio_config.reach <= data.audio_margin or not data.audio
     assert system.sampling.overlap == system.loss_config.prefix
     assert system.sampling.window <= system.denoiser_config.temporal.max_length

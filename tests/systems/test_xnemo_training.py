@@ -17,9 +17,9 @@ from configs.xnemo_ablations import ABLATIONS
 from portrait_jax.adversarial.head import TRAINABLE
 from portrait_jax.errors import ConfigError
 from portrait_jax.sharding.mesh import make_mesh
+from portrait_jax.systems.landmark_teacher import drawn, of_clips, teacher_loss
 from portrait_jax.systems.xnemo import XNemo
 from portrait_jax.systems.xnemo_loss import landmark_loss
-from portrait_jax.systems.xnemo_teacher import drawn, teacher_loss
 from portrait_jax.training.faces import reference_crops
 from portrait_jax.training.optimizers import make_optimizer
 from portrait_jax.training.state import create_state, flatten, partition
@@ -131,6 +131,10 @@ def test_one_step_moves_what_the_stage_trains(name):
     assert subnets(moved) == subnets(trainable)
 
 
+def seen_by(denoiser, weights, *inputs):
+    return drawn(functools.partial(denoiser.apply, {"params": weights}, *inputs, use_temporal=False))
+
+
 def taught(seen, student: XNemo, weights):
     """What both networks make of the same noisy latents: the teacher's own drawing, and the student's with motion tokens."""
     noisy = jax.random.normal(jax.random.key(1), (2, 2, *student.latent_shape()))
@@ -140,9 +144,9 @@ def taught(seen, student: XNemo, weights):
     tokens = jax.random.normal(jax.random.key(2), (2, 2, 2, student.motion_encoder_config.token_dim))
     own = student.encode_portrait(weights, seen["reference"]).replace(motion=tokens)
     drawings = (
-        drawn(teacher.denoiser, weights["teacher"]["denoiser"], noisy, time, told),
-        drawn(student.denoiser, weights["denoiser"], noisy, time, own),
-        drawn(student.denoiser, weights["denoiser"], noisy, time, own.replace(motion=2 * tokens)),
+        seen_by(teacher.denoiser, weights["teacher"]["denoiser"], noisy, time, told),
+        seen_by(student.denoiser, weights["denoiser"], noisy, time, own),
+        seen_by(student.denoiser, weights["denoiser"], noisy, time, own.replace(motion=2 * tokens)),
     )
     return noisy, time, drawings
 
@@ -156,7 +160,7 @@ def test_a_student_is_compared_with_its_teacher_layer_by_layer_after_its_motion_
         assert np.abs(features - second[1][layer]).max() > 1e-6, f"{layer} is taken before its motion attention"
 
     def loss(student_output, keep):
-        return teacher_loss(student.teacher, weights["teacher"], seen, noisy, time, student_output, keep)
+        return teacher_loss(student.teacher, weights["teacher"], seen, noisy, time, student_output, of_clips(keep, 2))
 
     assert float(loss(teacher, jnp.ones(2))) < 1e-9 < float(loss(first, jnp.ones(2)))
     spoilt = jax.tree.map(lambda x: x.reshape(2, -1).at[1].add(1.0).reshape(x.shape), teacher)
