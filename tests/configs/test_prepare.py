@@ -10,12 +10,14 @@ from configs import prepare
 from data.motion_latents import LatentsConfig
 from data.prepare_synthetic import SyntheticConfig
 from data.prepare_video import VideoConfig
+from data.skeletons import SkeletonsConfig
 from portrait_jax.errors import ConfigError
 
 SETTINGS = {
     "synthetic": SyntheticConfig,
     "video": VideoConfig,
     "latents": LatentsConfig,
+    "skeletons": SkeletonsConfig,
     "motion": dataclasses.make_dataclass("Nothing", []),
 }
 

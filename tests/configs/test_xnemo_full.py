@@ -53,7 +53,7 @@ def shapes(stage: str):
 def test_every_stage_has_the_papers_numbers_and_data_that_fit(stage):
     config = xnemo.get_config(stage)
     data = from_mapping(DataConfig, config.data)
-    check_kind(data, XNemo.batch_keys)
+    check_kind(data, XNemo.from_config(config).batch_keys)
     assert data.size == 512 and config.train.lr == 1e-5
     assert (config.train.batch_size, config.train.frames) == ((16, 24) if stage == "stage3" else (64, 1))
     assert config.loss.motion == (stage != "stage1") and config.loss.head == (stage == "stage2")

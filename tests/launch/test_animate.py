@@ -58,7 +58,7 @@ MISTAKES = {
     "no window": ({"config.sampling.overlap": "4"}, "0 <= overlap < length, but the overlap is 4 and the length 4; give"),
     "prompt for what reads none": ({"prompt": "a face"}, "a prompt means nothing to 'follow_your_emoji', which reads no text"),
     "checkpoint not there": ({"checkpoint": "no.safetensors"}, "there is no checkpoint no.safetensors"),
-    "checkpoint damaged": ({"checkpoint": "text.txt"}, "text.txt is damaged or no safetensors file"),
+    "checkpoint damaged": ({"checkpoint": "text.txt"}, "text.txt is no checkpoint: neither safetensors nor"),
     "checkpoint of another size": (
         {"config.model.guider.channels": "(4, 8, 16)"}, "stored (3, 3, 8, 8), model (3, 3, 8, 16)",
     ),
