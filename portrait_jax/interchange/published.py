@@ -101,4 +101,8 @@ def identify_base(path: str | os.PathLike) -> dict[str, Any]:
     layout, files = layout_of(path)
     if len(files) == 1:
         return {"path": str(path), "layout": layout.name, "sha256": digest(next(iter(files)))}
-    return {"path": str(path), "layout": layout.name, "files": {file.name: digest(file) for file in files}}
+    return {
+        "path": str(path),
+        "layout": layout.name,
+        "files": {file.relative_to(path).as_posix(): digest(file) for file in files},
+    }
