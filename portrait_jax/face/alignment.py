@@ -17,6 +17,7 @@ import numpy as np
 from portrait_jax.errors import ConfigError, InputFileError, ShapeError, nearest
 from portrait_jax.face.measures import RIGID_POINTS, Pose, eye_opening, fit_pose, head_pose, mouth_opening
 from portrait_jax.face.topology import EYES, LIP_PAIRS, LIPS, MOUTH_CORNERS, NUM_LANDMARKS, index
+from portrait_jax.media.arrays import read_arrays
 from portrait_jax.media.files import FilePath, atomic_output, checked_input
 from portrait_jax.typing import Float, Landmarks
 
@@ -235,15 +236,10 @@ def load_landmarks(path: FilePath) -> LandmarkSequence:
     path = checked_input(path, "landmark")
     problem = f"{path} is not a landmark sequence"
     advice = "make one with portrait_jax.face.alignment.save_landmarks"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:
-                raise InputFileError(f"{problem}: it unpacks to more than {_MAX_BYTES >> 30} GiB; {advice}")
-        with np.load(path, allow_pickle=False) as stored:
-            landmarks, fps, size = stored["landmarks"], stored["fps"], stored["size"]
-            expression = stored.get("expression")
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
-        raise InputFileError(f"{problem} ({error}); {advice}") from error
+    stored = read_arrays(
+        path, ("landmarks", "fps", "size"), "a landmark sequence", advice, _MAX_BYTES, optional=("expression",)
+    )
+    landmarks, fps, size, expression = stored["landmarks"], stored["fps"], stored["size"], stored.get("expression")
     if landmarks.ndim != 3 or landmarks.shape[1:] != (NUM_LANDMARKS, 3) or not 0 < len(landmarks) <= _MAX_FRAMES:
         raise InputFileError(f"{problem}: its array is {landmarks.shape}, not (frames, {NUM_LANDMARKS}, 3); {advice}")
     if landmarks.dtype.kind == "f":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
 
 from portrait_jax.errors import InputFileError
 from portrait_jax.face.skeleton import JOINTS, Sequence12
+from portrait_jax.media.arrays import read_arrays
 from portrait_jax.media.files import FilePath, atomic_output, checked_input
 
 _MAX_FRAMES, _MAX_BYTES = 200_000, 1 << 26
@@ -41,14 +41,8 @@ def load_skeletons(path: FilePath) -> SkeletonSequence:
     path = checked_input(path, "skeleton")
     problem = f"{path} is not a skeleton sequence"
     advice = "make one with portrait_jax.face.skeleton_files.save_skeletons"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:
-                raise InputFileError(f"{problem}: it unpacks to more than {_MAX_BYTES >> 20} MiB; {advice}")
-        with np.load(path, allow_pickle=False) as stored:
-            points, fps, size = stored["skeletons"], stored["fps"], stored["size"]
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
-        raise InputFileError(f"{problem} ({error}); {advice}") from error
+    stored = read_arrays(path, ("skeletons", "fps", "size"), "a skeleton sequence", advice, _MAX_BYTES)
+    points, fps, size = stored["skeletons"], stored["fps"], stored["size"]
     if points.ndim != 3 or points.shape[1:] != (len(JOINTS), 2) or not 0 < len(points) <= _MAX_FRAMES:
         raise InputFileError(f"{problem}: its array is {points.shape}, not (frames, {len(JOINTS)}, 2); {advice}")
     if points.dtype.kind != "f" or np.isinf(points).any():
