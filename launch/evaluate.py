@@ -68,6 +68,9 @@ STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default the config's.
 GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale; default the config's.", lower_bound=0)
 PROBE = flags.DEFINE_string("probe", str(DEFAULT_WEIGHTS), "The judging probe: a file or a training's workdir.")
 ANALYSIS = flags.DEFINE_enum("analysis", "people", ["people", "long_video", "motion", *HEARD], "What is measured.")
+ANCHORS = flags.DEFINE_multi_enum(
+    "anchors", list(sound.ANCHORS), list(sound.ANCHORS), "What --analysis anchors compares; give it once for each."
+)
 MANIFEST = flags.DEFINE_string("manifest", None, "A benchmark: one JSON object per case and line.")
 JUDGE = flags.DEFINE_enum("judge", "mediapipe", ["mediapipe", "probe"], "Who finds faces in a benchmark's results.")
 LANDMARKER = flags.DEFINE_string(
@@ -125,7 +128,8 @@ def main() -> None:
             f"{' or '.join(fitting)}"
         )
     if kind in HEARD:
-        HEARD[kind](compiled, sound.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value), settings)
+        heard = sound.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value, ANCHORS.value)
+        HEARD[kind](compiled, heard, settings)
         return
     if kind in SEEN:
         chosen = long_video.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value, LANDMARKER.value)

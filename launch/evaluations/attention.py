@@ -1,15 +1,16 @@
 """`launch.evaluate --analysis attention_entropy`: how decided the attention to each condition is, level of noise by level of noise.
 
 Unseen procedural people speak; their true frames are noised to as many levels as sampling has steps, and in one call of the
-denoiser at each level the attention to text, portrait and sound is measured (`metrics.attention_entropy`).
+denoiser at each level the attention to text, portrait and sound is measured (`metrics.attention_entropy`), and once more that to
+sound where there is none to hear: the same condition, strong and weak.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from portrait_jax.media.files import atomic_output
 from portrait_jax.media.image import write_image
 from portrait_jax.metrics.attention_entropy import attention_entropies
 from portrait_jax.progress import Bars
+from portrait_jax.typing import PRNGKeyArray, Video
 
 
 def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
@@ -35,8 +37,7 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
     """
     system: Any = animator.system
     levels = sorted({int(level) for level in animator.solver.timesteps})
-    measure, prepare = jax.jit(partial(_measure, system)), jax.jit(partial(_prepare, system))
-    window, found = options.frames, []
+    look, window, found = Look.at(animator, levels), options.frames, []
     if window > int(animator.settings["window"]):
         raise ConfigError(
             f"the network sees {animator.settings['window']} frames at once, not {window}; give fewer --frames"
@@ -44,13 +45,10 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
     with Bars("people") as bars:
         for index in bars.track(range(options.identities), "looking", options.identities):
             person = Speaker.make(index, window, system.image_size, options.seed)
-            signals = signals_of(animator, person, person.sound)
             frames = person.truth(system.image_size)["frames"]
-            latents, cond = prepare(
-                animator.params, frames[None], person.portrait[None], signals.batch(np.arange(window))
-            )
-            noise = jax.random.normal(jax.random.fold_in(jax.random.key(options.seed), index), latents.shape)
-            found.append([jax.device_get(measure(animator.params, latents, noise, jnp.array(t), cond)) for t in levels])
+            noise = jax.random.fold_in(jax.random.key(options.seed), index)
+            strong, weak = (look(person, frames, sound, noise) for sound in (person.sound, 0 * person.sound))
+            found.append([{**one, "silence": other["sound"]} for one, other in zip(strong, weak)])
     means = jax.tree.map(lambda *values: float(np.mean(values)), *found)
     courses = {name: [float(np.mean(list(at[name].values()))) for at in means] for name in means[0]}
     with atomic_output(options.output / "attention_entropy.json") as partial_file:
@@ -65,6 +63,28 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
             f"{name}: {np.mean(values):.3f} ({values[0]:.3f} at timestep {levels[0]}, {values[-1]:.3f} at {levels[-1]})"
         )
     print(f"written to {options.output}: attention_entropy.json, attention_entropy.png")
+
+
+class Look(NamedTuple):
+    """Entropies of a person's frames at each level of noise."""
+
+    animator: Animator
+    levels: Sequence[int]
+    prepare: Callable[..., Any]
+    measure: Callable[..., Any]
+
+    @classmethod
+    def at(cls, animator: Animator, levels: Sequence[int]) -> Look:
+        """Compiled once for all people."""
+        prepare, measure = (jax.jit(partial(step, animator.system)) for step in (_prepare, _measure))
+        return cls(animator, levels, prepare, measure)
+
+    def __call__(self, person: Speaker, frames: Video, sound: np.ndarray, noise: PRNGKeyArray) -> list[Any]:
+        """By level: condition → block → entropy. `sound`: samples that the person is told to speak."""
+        params, driving = self.animator.params, signals_of(self.animator, person, sound).batch(np.arange(len(frames)))
+        latents, cond = self.prepare(params, frames[None], person.portrait[None], driving)
+        drawn = jax.random.normal(noise, latents.shape)
+        return [jax.device_get(self.measure(params, latents, drawn, jnp.array(t), cond)) for t in self.levels]
 
 
 def _prepare(system: Any, params: Any, frames: Any, portrait: Any, driving: Any) -> tuple[Any, Any]:

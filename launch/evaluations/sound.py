@@ -8,7 +8,7 @@ without it, and by overlapping windows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from portrait_jax.metrics.detector import Detector
 from portrait_jax.metrics.following import follow
 from portrait_jax.metrics.suite import Metric, Scores
 from portrait_jax.progress import Bars
-from portrait_jax.typing import Image, Landmarks, Video
+from portrait_jax.typing import Float, Image, Landmarks, Video
 
 ENERGY = 0.12
 """How much heads move, as in the demo's training clips: nothing tells this system where the head is."""
@@ -43,11 +43,12 @@ MOUTH = {
     "movement": Metric("movement of the mouth, relative to the true one", "one", 2),
 }
 ANCHORS = {
-    "prefix, anchored": {"strategy": "prefix", "anchor": "latent"},
-    "prefix, features anchored": {"strategy": "prefix", "anchor": "blocks"},
-    "prefix, free": {"strategy": "prefix", "anchor": "none"},
+    "latent": {"strategy": "prefix", "anchor": "latent"},
+    "blocks": {"strategy": "prefix", "anchor": "blocks"},
+    "none": {"strategy": "prefix", "anchor": "none"},
     "overlap": {"strategy": "overlap"},
 }
+"""What `--anchors` chooses among: prefixes with either anchor or none, and overlapping windows."""
 SHEET_FRAMES = 8
 
 
@@ -59,6 +60,8 @@ class Options(NamedTuple):
     frames: int
     seed: int
     probe: str
+    anchors: Sequence[str] = tuple(ANCHORS)
+    """Names of `ANCHORS`."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +142,14 @@ def judged(true: np.ndarray, seen: np.ndarray, seed: int) -> Scores:
 
 
 def run_anchors(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
-    """Measures colours over time; writes metrics.json, table.md, comparison.png, and colours.png: errors second by second."""
+    """Measures colours over time; writes metrics.json, table.md, comparison.png, and colours.png: second by second, how far the
+    mean colour has moved from where it began.
+    """
     size, rows, labels = animator.system.image_size, [], []
-    scores: dict[str, list[Scores]] = {name: [] for name in ANCHORS}
-    animators = {name: varied(animator, changes) for name, changes in ANCHORS.items()}
+    animators = {name: varied(animator, ANCHORS[name]) for name in options.anchors}
+    scores: dict[str, list[Scores]] = {name: [] for name in animators}
     second = max(round(animator.system.clock().fps), 1)  # type: ignore[attr-defined]
-    courses: dict[str, list[np.ndarray]] = {name: [] for name in ANCHORS}
+    courses: dict[str, list[np.ndarray]] = {name: [] for name in animators}
     with Bars("people") as bars:
         for i in bars.track(range(options.identities), "long videos", options.identities):
             person = Speaker.make(i, options.frames, size, options.seed)
@@ -155,7 +160,8 @@ def run_anchors(animator: Animator, options: Options, settings: Mapping[str, Any
                     each.plan(options.frames),
                 )
                 scores[name].append(long_video.measure(video, truth, plan.borders, plan.blended))  # type: ignore[union-attr]
-                courses[name].append(by_second(long_video.colour_error(video, truth), second))
+                offset = by_second(long_video.colour_offset(video, truth), second)
+                courses[name].append(np.abs(offset - offset[:1]).mean(axis=1))
                 if i == 0:
                     rows.append(spread(video))
                     labels.append(name)
@@ -166,18 +172,18 @@ def run_anchors(animator: Animator, options: Options, settings: Mapping[str, Any
     mean = {name: np.mean(of, axis=0).tolist() for name, of in courses.items()}
     seconds = list(range(len(next(iter(mean.values())))))
     if len(seconds) > 1:
-        title = "error of the mean colour (of 1)"
+        title = "distance of the mean colour's error from the first second's (of 1)"
         write_image(options.output / "colours.png", line_chart(seconds, mean, title, "seconds"))
-    more = {"people": scores, "colours": {"seconds": seconds, "error": mean}}
+    more = {"people": scores, "colours": {"seconds": seconds, "moved": mean}}
     table = {f"{options.frames} frames": means(scores, metrics)}
     finish(table, metrics, rows, labels, options, settings, animator, more)
 
 
-def by_second(values: np.ndarray, frames: int) -> np.ndarray:
+def by_second(values: Float[np.ndarray, "f c"], frames: int) -> Float[np.ndarray, "s c"]:
     """Means of so many frames each; of fewer than that, of all."""
     frames = min(frames, len(values))
     whole = len(values) // frames * frames
-    return values[:whole].reshape(-1, frames).mean(axis=1)
+    return values[:whole].reshape(-1, frames, values.shape[1]).mean(axis=1)
 
 
 def varied(animator: Animator, changes: Mapping[str, Any]) -> Animator:

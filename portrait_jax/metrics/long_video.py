@@ -20,6 +20,7 @@ METRICS = {
     "l1": Metric("L1", "low", 4),
     "drift": Metric("growth of L1 from first to last frame", "low", 4),
     "colour_drift": Metric("growth of the mean colour's error", "low", 4),
+    "colour_shift": Metric("how far the mean colour moves from where it began", "low", 4),
 }
 
 
@@ -67,10 +68,18 @@ def growth(error: Float[np.ndarray, " f"]) -> float:
     return float((time * error).sum() / max((time**2).sum(), 1e-12) * (len(error) - 1))
 
 
-def colour_error(result: Video, truth: Video) -> Float[np.ndarray, " f"]:
-    """How far each frame's mean colour is from the true one's, 0..1."""
+def colour_offset(result: Video, truth: Video) -> Float[np.ndarray, "f c"]:
+    """Each frame's mean colour less the true one's, −1..1."""
     means = (np.array([as_float01(frame).mean(axis=(0, 1)) for frame in video]) for video in (result, truth))
-    return np.abs(np.subtract(*means)).mean(axis=1)
+    return np.subtract(*means)
+
+
+def colour_shift(offset: Float[np.ndarray, "f c"]) -> float:
+    """How far a mean colour moves over the video, whichever way: the mean over channels of what `growth` finds in each.
+
+    A result that begins wrong and moves towards the truth has drifted too, which the growth of its error takes for a gain.
+    """
+    return float(np.mean([abs(growth(channel)) for channel in offset.T]))
 
 
 def measure(
@@ -85,13 +94,15 @@ def measure(
         raise ShapeError(f"the result has shape {result.shape}, the truth {truth.shape}; they must be equal")
     pairs = [(as_float01(a), as_float01(b)) for a, b in zip(result, truth)]
     error = np.array([np.abs(a - b).mean() for a, b in pairs])
+    offset = colour_offset(result, truth)
     return {
         "smoothness": temporal.smoothness(result, truth),
         "seam_jump": seam_jump(result, truth, borders),
         "ghosting": ghosting(result, truth, blended),
         "l1": float(error.mean()),
         "drift": growth(error),
-        "colour_drift": growth(colour_error(result, truth)),
+        "colour_drift": growth(np.abs(offset).mean(axis=1)),
+        "colour_shift": colour_shift(offset),
     }
 
 

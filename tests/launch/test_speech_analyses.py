@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,16 +31,27 @@ def options(folder, frames=FRAMES, people=1) -> sound.Options:
     return sound.Options(folder, people, frames, 0, str(DEFAULT_WEIGHTS))
 
 
-def test_entropies_are_told_for_each_condition_level_and_block(animator, tmp_path):
+class Loud(sound.Speaker):
+    """So few frames as these would be silent otherwise."""
+
+    @classmethod
+    def make(cls, index, frames, size, seed):
+        person = sound.Speaker.make(index, frames, size, seed)
+        return replace(person, sound=np.random.default_rng(index).normal(0, 0.1, person.sound.shape).astype(np.float32))
+
+
+def test_entropies_are_told_for_each_condition_level_and_block(animator, tmp_path, monkeypatch):
+    monkeypatch.setattr(attention, "Speaker", Loud)
     attention.run(animator, options(tmp_path, frames=4), {"seed": 0})
     found = json.loads((tmp_path / "attention_entropy.json").read_text())
     levels = sorted(int(level) for level in animator.solver.timesteps)
-    assert found["timesteps"] == levels and found["mean"].keys() == {"text", "identity", "sound"}
+    assert found["timesteps"] == levels and found["mean"].keys() == {"text", "identity", "sound", "silence"}
     assert [at.keys() for at in found["blocks"]] == [found["mean"].keys()] * len(levels)
     for name, course in found["mean"].items():
         assert course == pytest.approx([np.mean(list(at[name].values())) for at in found["blocks"]])
         assert all(0 < value <= 1.0001 for value in course)
     assert len(set(found["mean"]["sound"])) == len(levels), "levels differ"
+    assert found["mean"]["sound"] != found["mean"]["silence"]
     assert read_image(tmp_path / "attention_entropy.png").std() > 1
 
 
@@ -58,12 +70,13 @@ def test_every_way_of_going_on_is_measured_against_the_truth(animator, tmp_path)
     assert all(np.isfinite(list(drifts.values()))) and len(set(drifts.values())) == len(drifts), "one way each"
     assert (tmp_path / "comparison.png").is_file()
     found = json.loads((tmp_path / "metrics.json").read_text())
-    assert found["people"].keys() == found["colours"]["error"].keys() == sound.ANCHORS.keys()
+    assert found["people"].keys() == found["colours"]["moved"].keys() == sound.ANCHORS.keys()
 
 
 def test_courses_are_means_of_seconds():
-    np.testing.assert_allclose(sound.by_second(np.arange(7.0), 3), [1, 4])
-    np.testing.assert_allclose(sound.by_second(np.arange(2.0), 25), [0.5])
+    values = np.arange(14.0).reshape(7, 2)
+    np.testing.assert_allclose(sound.by_second(values, 3), [[2, 3], [8, 9]])
+    np.testing.assert_allclose(sound.by_second(values[:2], 25), [[1, 2]])
 
 
 def lips_of(video):

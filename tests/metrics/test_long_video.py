@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.errors import ShapeError
-from portrait_jax.metrics.long_video import METRICS, detail, growth, measure
+from portrait_jax.metrics.long_video import METRICS, colour_shift, detail, growth, measure
 
 FRAMES, STRIDE, OVERLAP = 60, 10, 3
 BORDERS = np.arange(STRIDE, FRAMES, STRIDE)
@@ -28,7 +28,11 @@ def scores(result) -> dict[str, float]:
 
 def test_the_truth_has_no_fault():
     found = scores(TRUTH)
-    assert found == {"smoothness": 1, "seam_jump": 1, "ghosting": 0, "l1": 0, "drift": 0, "colour_drift": 0}
+    assert found == {
+        "smoothness": 1,
+        "seam_jump": 1,
+        **dict.fromkeys(("ghosting", "l1", "drift", "colour_drift", "colour_shift"), 0),
+    }
     assert found.keys() == METRICS.keys()
 
 
@@ -54,6 +58,13 @@ def test_errors_that_grow_are_drift_and_constant_ones_are_not():
     assert scores(fading)["drift"] > 0.1 and scores(fading)["colour_drift"] > 0.1
     assert scores(shifted)["l1"] > 0.05
     assert abs(scores(shifted)["drift"]) < 0.01 and abs(scores(shifted)["colour_drift"]) < 0.01
+
+
+def test_colours_that_move_towards_the_truth_have_moved():
+    offset = np.stack([np.linspace(-0.3, 0, FRAMES), np.full(FRAMES, 0.2), np.linspace(0, 0.3, FRAMES)], axis=1)
+    assert growth(np.abs(offset).mean(axis=1)) == pytest.approx(0)
+    assert colour_shift(offset) == pytest.approx(0.2)
+    assert colour_shift(offset[:1].repeat(FRAMES, axis=0)) == pytest.approx(0)
 
 
 def test_growth_is_the_rise_of_the_fitted_line():
