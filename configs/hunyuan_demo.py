@@ -3,6 +3,7 @@
     python -m launch.prepare --config configs/prepare.py:poses --output runs/poses
     python -m launch.prepare --config configs/prepare.py:synthetic --output runs/portraits
     python -m launch.train --config configs/hunyuan_portrait.py:demo_motion --config.data.path=runs/poses --workdir runs/hunyuan
+    python -m launch.train --config configs/hunyuan_portrait.py:demo_attention --config.data.path=runs/poses --workdir runs/hunyuan
     python -m launch.train --config configs/hunyuan_portrait.py:demo_stage1 --config.data.path=runs/poses --workdir runs/hunyuan
     python -m launch.train --config configs/hunyuan_portrait.py:demo_stage2 --config.data.path=runs/portraits --workdir runs/hunyuan
     python -m launch.evaluate --config configs/hunyuan_portrait.py:demo --checkpoint runs/hunyuan --output runs/evaluation
@@ -10,12 +11,13 @@
 As the original starts from Stable Video Diffusion, the demo starts from the embedded landmark-driven model: its autoencoder, and
 the half over space of its denoiser. What differs from the paper for the sake of an hour on two cores: there is no DINOv2 and no
 face recogniser for cartoons, so small ones train with the rest, as does the expression encoder after its own training; frames of
-the first stage lie far apart, so that few of them show much.
+the first stages lie far apart, so that few of them show much; and before pictures alone teach it (`demo_stage1`), the denoiser
+learns to read motion from the landmark-driven model that it was made of (`demo_attention`).
 """
 
 from ml_collections import ConfigDict
 
-from configs import autoencoder
+from configs import autoencoder, follow_your_emoji
 
 WIDTHS, SIZE, FACE = (64, 96), 128, 64
 EMBEDDED = "{assets}/follow_your_emoji_demo.safetensors"
@@ -61,7 +63,8 @@ def small(config: ConfigDict) -> None:
             **encoders(),
         }
     )
-    config.model.portrait.update({"image_tokens": 16, "encoder_size": 64})
+    # The embedded denoiser has seen the portrait's latents scaled.
+    config.model.portrait.update({"image_tokens": 16, "encoder_size": 64, "scaled_portrait": True})
     config.model.denoiser.update(
         {
             "in_channels": 8,
@@ -107,9 +110,15 @@ def small(config: ConfigDict) -> None:
     )
 
 
-def demo_stage1(config: ConfigDict) -> None:
-    """Everything but the autoencoder, the guider (there are no skeletons) and the network of the angles."""
+def demo_attention(config: ConfigDict) -> None:
+    """Everything but the autoencoder, the guider (there are no skeletons) and the network of the angles: what the landmark-driven
+    model draws with landmarks shall be drawn with motion tokens, layer by layer.
+    """
     small(config)
+    config.teacher = follow_your_emoji.get_config("demo")
+    # Whom the teacher sees, and all of them, the student sees too.
+    config.loss = ConfigDict({"diffusion": 0.2, "teacher": 1.0, "drop_all": 0.0, "drop_motion": 0.0})
+    config.data.kind = "clips"  # with the drawings that the teacher is told
     # Far apart, so that the frames of one example differ.
     config.data.frame_stride = (2, 5)
     config.train = ConfigDict(
@@ -120,11 +129,12 @@ def demo_stage1(config: ConfigDict) -> None:
                 "denoiser": EMBEDDED,
                 "expression": "{workdir}/demo_motion",
                 "head_pose": "{workdir}/demo_motion",
+                "teacher": EMBEDDED,
             },
             "rename": OVER_SPACE,
             "allow_missing": (NEW,),
             "allow_unused": UNUSED,
-            "steps": 2000,
+            "steps": 1400,
             "batch_size": 4,
             "frames": 4,
             "lr": 1e-3,
@@ -142,24 +152,33 @@ def demo_stage1(config: ConfigDict) -> None:
     )
 
 
+def demo_stage1(config: ConfigDict) -> None:
+    """The same by pictures alone."""
+    demo_attention(config)
+    del config.teacher
+    config.loss = ConfigDict()
+    config.data.kind = "faces"
+    continued(config, "demo_attention", steps=400, lr=5e-4)
+
+
 def demo_stage2(config: ConfigDict) -> None:
     """The same on windows of consecutive frames, as it is used."""
     demo_stage1(config)
     config.data.frame_stride = (1, 1)
-    # Assigned, since `update` would keep the first stage's entries beside this one.
-    config.train.init_from = ConfigDict({"*": "{workdir}/demo_stage1"})
+    continued(config, "demo_stage1", steps=200, batch_size=2, frames=12, lr=3e-4)
+
+
+def continued(config: ConfigDict, stage: str, **changes: object) -> None:
+    """Training goes on from an earlier stage."""
+    # Assigned, since `update` would keep the earlier stage's entries beside this one.
+    config.train.init_from = ConfigDict({"*": f"{{workdir}}/{stage}"})
     config.train.rename = ConfigDict()
-    config.train.update(
-        {
-            "allow_missing": (),
-            "allow_unused": (),
-            "steps": 400,
-            "batch_size": 2,
-            "frames": 12,
-            "lr": 3e-4,
-            "warmup_steps": 20,
-        }
-    )
+    config.train.update({"allow_missing": (), "allow_unused": (), "warmup_steps": 20, **changes})
 
 
-STAGES = {"demo_stage1": demo_stage1, "demo_stage2": demo_stage2, "demo": demo_stage2}
+STAGES = {
+    "demo_attention": demo_attention,
+    "demo_stage1": demo_stage1,
+    "demo_stage2": demo_stage2,
+    "demo": demo_stage2,
+}

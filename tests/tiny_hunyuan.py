@@ -20,7 +20,7 @@ SIZE, FACE, ALIGNED = 16, 32, 16
 def get_config(name: str = "released") -> ConfigDict:
     """`configs/hunyuan_portrait.py` with small numbers."""
     config = hunyuan_portrait.get_config(name)
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():
         model = config.model
         model.image_size, model.face_size = SIZE, FACE
         model.portrait.update({"image_tokens": 3, "encoder_size": 28})
@@ -29,9 +29,9 @@ def get_config(name: str = "released") -> ConfigDict:
             {"block_out_channels": (8, 8), "attention_levels": (True, False), "layers_per_block": 1, "norm_groups": 4,
              "num_heads": (1, 2), "context_dim": 16, "id_dim": 4}
         )  # fmt: skip
-        model.image_encoder.update({"hidden": 16, "layers": 2, "heads": 2, "mlp": 16, "registers": 1, "grid": 3})
+        model.image_encoder.update({"hidden": 16, "layers": 2, "heads": 2, "mlp": 16, "registers": 1, "grid": 3, "patch": 14})
         model.identity.update({"width": 16, "attention_width": 8, "heads": 2})
-        if "blocks" not in model.identity:
+        if model.identity.get("blocks", (1,)):
             model.identity.blocks = (1,)
         model.face_recogniser.update({"layers": (1,), "channels": (4,), "embedding": 8, "image_size": ALIGNED})
         model.expression.update({"layers": (1, 1), "channels": (4, 4), "out": 8})
@@ -45,6 +45,14 @@ def get_config(name: str = "released") -> ConfigDict:
             config.train.update({"steps": 1, "batch_size": 2, "frames": 2, "warmup_steps": 0})
             config.train.init_from = ConfigDict()
             config.data.update({"size": SIZE, "latent_factor": 2, "clip_frames": 4, "frame_stride": (1, 2)})
+        if "teacher" in config:
+            taught = config.teacher.model
+            taught.image_size = SIZE
+            for name in ("autoencoder", "denoiser"):
+                taught[name].update({key: value for key, value in model[name].items() if key in taught[name]})
+            taught.denoiser.update({"num_heads": 2, "context_dim": 8, "image_prompt_dim": 8})
+            taught.guider.update({"channels": (4, 4), "out_channels": 8})
+            taught.image_encoder.update({"hidden": 8, "layers": 1, "heads": 2, "mlp": 8, "image_size": 32})
     return config
 
 
@@ -73,7 +81,7 @@ def make_driving(clips: int = 1, frames: int = 2, seed: int = 1) -> dict[str, Ar
 
 
 def make_batch(clips: int = 2, frames: int = 2, seed: int = 3) -> dict[str, Array]:
-    """A training batch of noise."""
+    """A training batch of noise; `control` is for a teacher."""
     rng = np.random.default_rng(seed)
     return {
         "frames": picture(clips, frames, SIZE, SIZE, seed=seed + 2),

@@ -133,6 +133,15 @@ def timesteps(schedule: Schedule, steps: int, spacing: str = "trailing", *, offs
     return chosen
 
 
+def timestep_at(schedule: Schedule, log_level: Float[Array, " b"]) -> Float[Array, " b"]:
+    """Where, between its timesteps, a schedule's ratio of noise to signal is exp(log_level); beyond both ends, the end.
+
+    How a network of discrete time is told the continuous level of another (EDM, arXiv 2206.00364, appendix C.3.4, backwards).
+    """
+    table = schedule.alpha_bar[schedule.alpha_bar > 0]
+    return jnp.interp(log_level, 0.5 * np.log((1 - table) / table), np.arange(len(table), dtype=np.float32))
+
+
 def signal_noise(
     schedule: Schedule, timestep: Int[Array, " b"], ndim: int
 ) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:

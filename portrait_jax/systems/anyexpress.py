@@ -40,9 +40,10 @@ from portrait_jax.nn.slots import Slot
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.anyexpress_loss import diffusion_loss, lip_loss
-from portrait_jax.systems.anyexpress_settings import CONTROLS, Behaviour, LossConfig, check_sizes, check_teacher
+from portrait_jax.systems.anyexpress_settings import CONTROLS, Behaviour, LossConfig, check_sizes
 from portrait_jax.systems.diffusing import LatentDiffusion
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
+from portrait_jax.systems.landmark_teacher import check_teacher
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
@@ -78,7 +79,7 @@ class AnyExpress(LatentDiffusion):
     def __post_init__(self) -> None:
         """Raises ConfigError where two sizes that must agree do not, or a teacher is missing."""
         check_prediction(self.prediction)
-        check_teacher(self.loss_config, self.teacher)
+        check_teacher(self.loss_config.teacher, self.teacher, self.loss_config.temporal)
         check_sizes(
             self.autoencoder_config, self.denoiser_config, self.text_config, self.image_encoder_config,
             self.image_prompt_config, self.image_size,

@@ -49,6 +49,10 @@ class LossConfig:
     lips: float = 0.0
     """Weight of `anyexpress_loss.lip_loss`, for that warm-up."""
 
+    def __post_init__(self) -> None:
+        if self.teacher and not self.mouth:
+            raise ConfigError("loss.teacher weighs mouths as the diffusion loss does; set loss.mouth too")
+
 
 @dataclass(frozen=True)
 class Behaviour:
@@ -82,14 +86,6 @@ class Behaviour:
             raise ConfigError(
                 f"model.behaviour.control '{self.control}' does not exist{nearest(self.control, list(CONTROLS))}"
             )
-
-
-def check_teacher(loss: LossConfig, teacher: object | None) -> None:
-    """Raises ConfigError if a teacher is asked for that is not there, or whose loss is not defined."""
-    if loss.teacher and (teacher is None or loss.temporal or not loss.mouth):
-        raise ConfigError(
-            "loss.teacher needs the config of a landmark-driven system as config.teacher, loss.mouth, and no loss.temporal"
-        )
 
 
 def check_sizes(

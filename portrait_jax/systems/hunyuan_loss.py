@@ -12,7 +12,9 @@ from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.noise import mixed_noise
 from portrait_jax.diffusion.prediction import training_target
+from portrait_jax.diffusion.schedule import timestep_at
 from portrait_jax.systems.hunyuan_settings import scaled
+from portrait_jax.systems.landmark_teacher import drawn, of_clips, teacher_loss
 from portrait_jax.training import aligned
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
@@ -47,8 +49,10 @@ def told_of_batch(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) 
     return portrait.replace(motion=motion, spatial=system.pose_features(params, skeletons, *motion.shape[:2]))
 
 
-def diffusion_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> Float[Array, ""]:
-    """Mean square error of v at levels ln σ̂ ~ N(0.7, 1.6²), with conditions dropped as guidance needs it."""
+def diffusion_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> dict[str, Float[Array, ""]]:
+    """Mean square error of v at levels ln σ̂ ~ N(0.7, 1.6²), with conditions dropped as guidance needs it, as `diffusion`; and
+    what a teacher adds.
+    """
     chosen, keys = system.loss_config, jax.random.split(rng, 4)
     clean = jax.lax.stop_gradient(system.to_latents(params, to_pm1(batch["frames"])))
     clips = len(clean)
@@ -64,6 +68,17 @@ def diffusion_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray)
         for key, shape in ((keys[3], clean.shape), (jax.random.fold_in(keys[3], 1), (clips, 1, *clean.shape[2:])))
     )
     noise = mixed_noise(own, common, system.sampling.noise_share)
-    output = system.denoise(params, alpha * clean + level * alpha * noise, log_level / 4, said)
+    noisy, terms = alpha * clean + level * alpha * noise, {}
+
+    def apply(**options: Any) -> Any:
+        return system.denoiser.apply({"params": params["denoiser"]}, noisy, log_level / 4, said, **options)
+
+    if chosen.teacher:
+        output, layers = drawn(apply)
+        time = jnp.repeat(timestep_at(system.teacher.schedule, log_level), clean.shape[1])
+        kept = of_clips((draw >= chosen.drop_all + chosen.drop_motion).astype(jnp.float32), clean.shape[1])
+        terms["teacher"] = teacher_loss(system.teacher, params["teacher"], batch, noisy, time, (output, layers), kept)
+    else:
+        output = apply()
     target = training_target(PREDICTION, clean, noise, alpha, level * alpha)
-    return ((output.astype(jnp.float32) - target) ** 2).mean()
+    return {"diffusion": ((output.astype(jnp.float32) - target) ** 2).mean()} | terms

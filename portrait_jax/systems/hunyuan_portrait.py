@@ -37,8 +37,10 @@ from portrait_jax.long_video.joint import sample_joint
 from portrait_jax.long_video.ring import ring_tiles
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.diffusing import LatentDiffusion
+from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.systems.hunyuan_loss import PREDICTION, diffusion_loss, driver_of_batch
 from portrait_jax.systems.hunyuan_settings import ANGLES, LossConfig, PortraitConfig, check_equal, without
+from portrait_jax.systems.landmark_teacher import check_teacher
 from portrait_jax.systems.strips import few, sample_strip
 from portrait_jax.systems.system import SamplingConfig, guidance_of
 from portrait_jax.training.aligned import COLOURS, recognised_faces
@@ -73,12 +75,14 @@ class HunyuanPortrait(LatentDiffusion):
     """Whether the autoencoder is Stable Video Diffusion's; False: one that decodes frame by frame."""
     name: str = "hunyuan_portrait"
 
+    teacher: FollowYourEmoji | None = None
+    """What the attention to motion learns from, where `loss.teacher` says so."""
+
     driven_by: ClassVar[str] = "aligned faces"
-    batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "landmarks")
-    """What `loss` reads of a batch; `driving` and `skeletons` too if there are any."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError where two sizes that must agree do not."""
+        check_teacher(self.loss_config.teacher, self.teacher)
         denoiser, stride = self.denoiser_config, self.autoencoder_config.stride
         motion = self.memory_config.out + (ANGLES if self.portrait.head_pose else 0)
         check_equal(
@@ -101,7 +105,7 @@ class HunyuanPortrait(LatentDiffusion):
     @classmethod
     def from_config(cls, config: Any) -> HunyuanPortrait:
         """Builds the system from `configs/hunyuan_portrait.py`; raises `ConfigError` naming the wrong key."""
-        model = config.model
+        model, loss = config.model, from_mapping(LossConfig, config.loss)
         return cls(
             autoencoder_config=from_mapping(KLConfig, model.autoencoder),
             denoiser_config=from_mapping(SVDUNetConfig, model.denoiser),
@@ -113,7 +117,7 @@ class HunyuanPortrait(LatentDiffusion):
             memory_config=from_mapping(MotionMemoryConfig, model.motion_memory),
             guider_config=from_mapping(LandmarkGuiderConfig, model.guider),
             portrait=from_mapping(PortraitConfig, model.portrait),
-            loss_config=from_mapping(LossConfig, config.loss),
+            loss_config=loss,
             augment_config=from_mapping(AugmentConfig, {**vars(COLOURS), **config.augment}),
             sampling=from_mapping(SamplingConfig, config.sampling),
             stages={config.stage: Stage.from_config(config.train)} if "train" in config else {},
@@ -121,7 +125,13 @@ class HunyuanPortrait(LatentDiffusion):
             face_size=model.face_size,
             dtype=compute_dtype(config.compute_dtype),
             temporal_decoder=model.temporal_decoder,
+            teacher=FollowYourEmoji.from_config(config.teacher) if loss.teacher and "teacher" in config else None,
         )
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        """What `loss` reads of a batch; `driving` and `skeletons` too if there are any."""
+        return ("frames", "reference", "landmarks", *(("control",) if self.loss_config.teacher else ()))
 
     # The networks. All are plain functions of their parameters; building one costs nothing.
 
@@ -186,6 +196,8 @@ class HunyuanPortrait(LatentDiffusion):
         denoiser = self.denoiser.init(keys["denoiser"], latent, jnp.zeros(1), motion)["params"]
         params["denoiser"] = copied_from_base(denoiser)
         params["autoencoder"] = self.autoencoder.init(keys["autoencoder"], jnp.zeros((1, size, size, 3)))["params"]
+        if self.loss_config.teacher and self.teacher is not None:
+            params["teacher"] = self.teacher.init(jax.random.fold_in(rng, 1))
         return params
 
     # Conditioning
@@ -220,8 +232,7 @@ class HunyuanPortrait(LatentDiffusion):
         ids = jnp.array([[self.portrait.fps, self.portrait.bucket, self.portrait.noise]])
         return Conditioning(
             image_tokens=jnp.swapaxes(projected, 1, 2),
-            # Beside the noisy latents stand those of the portrait as the encoder gives them, unscaled.
-            portrait=latent / self.autoencoder_config.scaling_factor,
+            portrait=latent if self.portrait.scaled_portrait else latent / self.autoencoder_config.scaling_factor,
             ids=jnp.repeat(ids, len(image_pm1), axis=0),
             start=latent,
         )
@@ -325,14 +336,15 @@ class HunyuanPortrait(LatentDiffusion):
     def loss(
         self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The diffusion loss (`systems.hunyuan_loss`).
+        """The diffusion loss, and what a teacher adds (`systems.hunyuan_loss`): metrics `diffusion` and, if there is one, `teacher`.
 
         Batch: `frames` u8 "b f H W 3" with `landmarks` "b f 478 3" in their pixels, and `reference` u8 "b H W 3", another frame
         of the same video. What drives and the identity's aligned face are cut out of the frames, or out of `driving`, the same
-        frames before their style was changed; `skeletons` u8 "b f H W 3" if there are any.
+        frames before their style was changed; `skeletons` u8 "b f H W 3" if there are any. A teacher
+        needs `control`.
         """
-        loss = diffusion_loss(self, params, batch, rng)
-        return loss, {"diffusion": loss}
+        terms = diffusion_loss(self, params, batch, rng)
+        return sum(getattr(self.loss_config, name) * term for name, term in terms.items()), terms
 
     def samples(self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str) -> dict[str, Image]:
         """Rows of truth and sample for a few clips."""

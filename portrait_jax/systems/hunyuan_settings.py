@@ -30,6 +30,8 @@ class PortraitConfig:
     """Of the aligned face that it sees: "01" as the release feeds it, or "pm1"."""
     head_pose: bool = True
     """Whether the angles of the head are told (release); False: expression alone (paper)."""
+    scaled_portrait: bool = False
+    """Whether the portrait's latents beside the noisy ones are scaled as these are; Stable Video Diffusion's are not."""
     motion_scale: float = 1.0
     """How strongly motion speaks in cross-attention."""
     fps: float = 12.5
@@ -48,6 +50,10 @@ class PortraitConfig:
 class LossConfig:
     """Training, which was never released and of which the paper leaves most open: see docs/hunyuan_portrait.md."""
 
+    diffusion: float = 1.0
+    """Weight of the diffusion loss."""
+    teacher: float = 0.0
+    """Weight of `landmark_teacher.teacher_loss`, a warm-up that the paper does not have."""
     level_mean: float = 0.7
     level_deviation: float = 1.6
     """Of ln σ̂ (Stable Video Diffusion)."""

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from portrait_jax.adapters.latent_motion import LatentMotionAttention
+from portrait_jax.errors import ConfigError
+from portrait_jax.nn.spatio_temporal import SpatioTemporalTransformer
 from portrait_jax.nn.transformer import SpatialTransformer
 from portrait_jax.training.faces import cells_near
 from portrait_jax.typing import Array, Float, Num, Params, PyTree
@@ -21,8 +23,16 @@ from portrait_jax.typing import Array, Float, Num, Params, PyTree
 Features = dict[str, Array]
 Weights = Callable[[int], Float[Array, "b f h w 1"]]
 """Cells of a side → what an error in each of them counts."""
-LAST = (SpatialTransformer, LatentMotionAttention)
-"""What may stand last in a layer; of both the later one is what the layer gives."""
+LAST = (SpatialTransformer, SpatioTemporalTransformer, LatentMotionAttention)
+"""What may stand last in a layer; of several the latest is what the layer gives."""
+
+
+def check_teacher(weight: float, teacher: object | None, temporal: bool = False) -> None:
+    """Raises ConfigError if a teacher is asked for that is not there, or that would not see what the student does."""
+    if weight and (teacher is None or temporal):
+        raise ConfigError(
+            "loss.teacher needs the config of a landmark-driven system as config.teacher, and no loss.temporal"
+        )
 
 
 def drawn(apply: Callable[..., tuple[Any, PyTree]]) -> tuple[Float[Array, "b f h w c"], Features]:

@@ -35,6 +35,7 @@ from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.diffusing import LatentDiffusion
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
+from portrait_jax.systems.landmark_teacher import check_teacher
 from portrait_jax.systems.strips import few, sample_strip
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.systems.xnemo_loss import LossConfig, diffusion_loss, landmark_loss, redrawing, training_motion
@@ -87,10 +88,7 @@ class XNemo(LatentDiffusion):
             raise ConfigError(f"model.control '{self.control}' does not exist{nearest(self.control, CONTROLS)}")
         if self.loss_config.head and self.head is None:
             raise ConfigError("loss.head is True, but there is no model.head; describe it, or set loss.head to False")
-        if self.loss_config.teacher and (self.teacher is None or self.loss_config.temporal):
-            raise ConfigError(
-                "loss.teacher needs the config of a landmark-driven system as config.teacher, and no loss.temporal"
-            )
+        check_teacher(self.loss_config.teacher, self.teacher, self.loss_config.temporal)
         autoencoder, denoiser = self.autoencoder_config, self.denoiser_config
         pairs = {
             "denoiser.in_channels and autoencoder.latent_channels": (denoiser.in_channels, autoencoder.latent_channels),

@@ -203,7 +203,7 @@ def read_sources(
     Args:
         expected: arrays or shapes by sub-network, what `task.init` gives.
         sources: sub-network → file or workdir; `*` stands for each sub-network that both have and no entry names. One that is a
-            system of its own takes the sub-networks of the source.
+            system of its own takes the sub-networks of the source, under the names that they have there.
         allow_missing: patterns of leaves that a source may lack.
         root: what `{workdir}` in a source stands for; see `locate`.
         allow_unused: patterns of leaves that a source may have beyond the model's.
@@ -236,7 +236,7 @@ def read_sources(
             raise CheckpointError(f"{source} has no sub-network '{subnet}'{nearest(subnet, list(found))}")
         chosen = sorted(found.keys() & expected.keys() - sources.keys()) if subnet == "*" else [subnet]
         for name in chosen:
-            renamed = with_names({name: found[name]}, rename)
+            renamed = with_names({name: found[name]}, {} if whole else rename)
             fitting = fitted(renamed, {name: expected[name]}, allow_unused, widen)
             check_leaves(fitting, {name: expected[name]}, allow_missing, source)
             result[name] = fitting[name]

@@ -107,12 +107,13 @@ def test_ablations_leave_out_one_part_each():
 
 def test_the_demo_starts_from_the_embedded_denoisers_half_over_space():
     """Of shapes alone: every leaf of the embedded model that means something here is taken, the halves over time begin anew."""
-    system = build(hunyuan_portrait.get_config("demo_stage1"))
-    stage, expected = system.stages["demo_stage1"], jax.eval_shape(system.init, jax.random.key(0))
+    system = build(hunyuan_portrait.get_config("demo_attention"))
+    stage, expected = system.stages["demo_attention"], jax.eval_shape(system.init, jax.random.key(0))
+    sources = {name: stage.init_from[name] for name in ("denoiser", "teacher")}
     found = read_sources(
-        expected, {"denoiser": stage.init_from["denoiser"]}, stage.allow_missing, allow_unused=stage.allow_unused,
-        rename=stage.rename,
-    )  # fmt: skip
+        expected, sources, stage.allow_missing, allow_unused=stage.allow_unused, rename=stage.rename
+    )
+    assert flatten(found["teacher"]).keys() == flatten(expected["teacher"]).keys()
     taken, wanted = flatten(found["denoiser"]), flatten(expected["denoiser"])
     fresh = {name for name in wanted if name not in taken}
     assert all(re.search("temporal|time_mixer|time_pos_embed|add_embedding|processor", name) for name in fresh)
@@ -121,9 +122,10 @@ def test_the_demo_starts_from_the_embedded_denoisers_half_over_space():
 
 
 def test_demo_stages_follow_each_other_and_the_last_one_animates():
-    motion, first, second, last = (
-        build(hunyuan_portrait.get_config(name)) for name in ("demo_motion", "demo_stage1", "demo_stage2", "demo")
-    )
+    names = ("demo_motion", "demo_attention", "demo_stage1", "demo_stage2", "demo")
+    motion, taught, first, second, last = (build(hunyuan_portrait.get_config(name)) for name in names)
+    assert taught.teacher and not any(each.teacher for each in (first, second, last))
+    assert "control" in taught.batch_keys and "control" not in first.batch_keys
     assert (motion.expression_config, motion.head_pose_config) == (first.expression_config, first.head_pose_config)
     assert motion.face_size == first.face_size and first.denoiser_config == second.denoiser_config
     assert last.denoiser_config == second.denoiser_config and last.image_size == 128

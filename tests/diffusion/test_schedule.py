@@ -14,6 +14,7 @@ from portrait_jax.diffusion.schedule import (
     make_schedule,
     rescale_zero_terminal_snr,
     signal_noise,
+    timestep_at,
     timesteps,
 )
 from portrait_jax.errors import ConfigError
@@ -81,3 +82,14 @@ def test_a_table_that_is_no_schedule_is_refused(table):
 def test_a_wrong_request_says_what_is_wrong(call, message):
     with pytest.raises(ConfigError, match=message):
         call(module.linear())
+
+
+def test_a_level_of_noise_has_its_place_between_timesteps():
+    schedule = make_schedule("scaled_linear", zero_terminal_snr=True)
+    steps = np.array([0, 7, 500, 998])
+    signal, noise = signal_noise(schedule, jnp.asarray(steps), 1)
+    level = jnp.log(noise / signal)
+    np.testing.assert_allclose(timestep_at(schedule, level), steps, atol=0.05)
+    between = timestep_at(schedule, (level[1:2] + level[2:3]) / 2)
+    assert 7 < float(between[0]) < 500
+    np.testing.assert_array_equal(timestep_at(schedule, jnp.array([-99.0, 99.0])), [0, 998])

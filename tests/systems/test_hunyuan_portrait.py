@@ -86,7 +86,7 @@ def test_motion_attention_of_a_new_denoiser_is_a_copy_of_the_portraits():
 @pytest.mark.slow
 def test_the_loss_reaches_what_the_paper_trains_and_drops_stop_it():
     batch = make_batch()
-    assert set(batch) == set(HunyuanPortrait.batch_keys)
+    assert set(batch) == set(system().batch_keys)
 
     def reached(**loss: float) -> set[str]:
         one = make_system(**loss)
