@@ -75,6 +75,8 @@ def base() -> ConfigDict:
                 "steps": 30,
                 "guidance": 5.0,
                 "guidance_interval": (0.0, 1.0),
+                "cache_every": 1,
+                "cache_depth": 1,
                 "mimic": 3.5,
                 # Decision: Imagen's percentile, over all free frames of a channel, lest frames flicker; on the ε-prediction.
                 # The public implementation of mimic guidance has 1.0, which cuts off nothing, per frame.

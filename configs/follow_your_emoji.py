@@ -70,6 +70,8 @@ def base() -> ConfigDict:
                 # 1 is no guidance: 1.5 and 2 measured worse (docs/demo_checkpoint.md), and take twice the time.
                 "guidance": 1.0,
                 "guidance_interval": (0.0, 1.0),
+                "cache_every": 1,
+                "cache_depth": 1,
                 "spacing": "trailing",
                 "previous": "listed",
                 "strategy": "overlap",

@@ -41,6 +41,8 @@ def released(config: ConfigDict) -> None:
             "steps": 30,
             "guidance": 3.5,
             "guidance_interval": (0.0, 1.0),
+            "cache_every": 1,
+            "cache_depth": 1,
             # infer.yaml `timestep_spacing`; the scheduler steps to t − 1000 // 30, which is not always the next of its list.
             "spacing": "trailing",
             "previous": "stride",

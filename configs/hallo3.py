@@ -49,6 +49,8 @@ def get_config(name: str = "released") -> ConfigDict:
                 # The release names a guidance that grows with the steps and then overwrites it.
                 "guidance": 3.5,
                 "guidance_interval": (0.0, 1.0),
+                "cache_every": 1,
+                "cache_depth": 1,
                 "spacing": "open",
                 "strategy": "continued",
                 "window": 49,

@@ -39,6 +39,8 @@ def get_config(name: str = "released") -> ConfigDict:
                 "portrait_guidance": 2.0,
                 "guidance": 2.0,
                 "guidance_interval": (0.0, 1.0),
+                "cache_every": 1,
+                "cache_depth": 1,
                 "strategy": "ring",
                 "window": 25,
                 "overlap": 3,

@@ -62,6 +62,8 @@ def base() -> ConfigDict:
                 "steps": 35,
                 "guidance": 2.5,
                 "guidance_interval": (0.0, 1.0),
+                "cache_every": 1,
+                "cache_depth": 1,
                 "spacing": "leading",
                 "offset": 1,
                 "previous": "stride",

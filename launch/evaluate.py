@@ -13,6 +13,7 @@ A system that sound drives is measured by --analysis sound (does the mouth follo
 colours?) and attention_entropy: docs/anyexpress.md. --analysis motion says what a motion encoder's latents tell of what a face
 does, and of whose it is: docs/xnemo.md. With --manifest FILE the cases are those of a benchmark such as
 EmojiBench, with --analysis long_video long videos are made by every strategy and compared: docs/evaluation.md.
+--analysis speed times the config's sampling beside the plain sampler, and says what it loses: docs/performance.md.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from rich.console import Console
 
 from data.cases import average_person, evaluation_cases
 from launch import cli
-from launch.evaluations import attention, long_video, manifest, motion, sound
+from launch.evaluations import attention, long_video, manifest, motion, sound, speed
 from portrait_jax import systems
 from portrait_jax.animation import Animator, animate_clip
 from portrait_jax.errors import ConfigError
@@ -49,9 +50,9 @@ from portrait_jax.typing import Params
 
 HEARD = {"sound": sound.run, "anchors": sound.run_anchors, "attention_entropy": attention.run}
 """Analyses of what sound drives."""
-SEEN = {"long_video": long_video.run, "motion": motion.run}
+SEEN = {"long_video": long_video.run, "motion": motion.run, "speed": speed.run}
 """Analyses of what pictures or landmarks drive, beside people one by one."""
-FITTING = {"sound": tuple(HEARD), "sound and text": ("sound",), "faces": ("people", "long_video", "motion")}
+FITTING = {"sound": tuple(HEARD), "sound and text": ("sound",), "faces": ("people", "long_video", "motion", "speed")}
 """What drives a system → the analyses that fit it, where these are not the others."""
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and stage: configs/NAME.py:STAGE.")
@@ -67,7 +68,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampling noise and of the pe
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default the config's.", lower_bound=1, upper_bound=1000)
 GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale; default the config's.", lower_bound=0)
 PROBE = flags.DEFINE_string("probe", str(DEFAULT_WEIGHTS), "The judging probe: a file or a training's workdir.")
-ANALYSIS = flags.DEFINE_enum("analysis", "people", ["people", "long_video", "motion", *HEARD], "What is measured.")
+ANALYSIS = flags.DEFINE_enum("analysis", "people", ["people", *SEEN, *HEARD], "What is measured.")
 ANCHORS = flags.DEFINE_multi_enum(
     "anchors", list(sound.ANCHORS), list(sound.ANCHORS), "What --analysis anchors compares; give it once for each."
 )
@@ -91,6 +92,7 @@ DEFAULT_FRAMES = {
     "anchors": 1500,
     "attention_entropy": 16,
     "motion": 8,
+    "speed": 48,
 }
 
 
@@ -121,7 +123,7 @@ def main() -> None:
         )  # fmt: skip
         manifest.run(compiled, options, settings)
         return
-    fitting = FITTING.get(system.driven_by, ("people", "long_video"))
+    fitting = FITTING.get(system.driven_by, ("people", "long_video", "speed"))
     if kind not in fitting:
         raise ConfigError(
             f"{system.name} is driven by {system.driven_by}, which --analysis {kind} does not give or has no use for; use "

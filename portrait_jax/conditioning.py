@@ -30,6 +30,17 @@ class Anchor:
 
 
 @struct.dataclass
+class FeatureCache:
+    """What a network is told where its deep features outlive a solver step (`diffusion.caching`): it then returns a pair, its
+    prediction and these features."""
+
+    depth: int = struct.field(pytree_node=False)
+    """How many of a UNet's last layers are computed anew where there are features; a transformer skips all of its blocks."""
+    deep: Array | None = None
+    """The features of an earlier step, "b …"; None: the whole network runs."""
+
+
+@struct.dataclass
 class Conditioning:
     """Everything that does not depend on the noise level; computed once per clip.
 
@@ -68,6 +79,8 @@ class Conditioning:
     ids: Float[Array, "b d"] | None = None
     """Numbers that a backbone is told of a clip beside the noise level: frames per second, how much moves, how noisy the portrait's
     latents are."""
+    cache: FeatureCache | None = None
+    """Deep features of an earlier solver step, of one step."""
     anchor: Anchor | None = None
     """Statistics that features are brought to, of one step."""
     start: Float[Array, "b h w c"] | None = None

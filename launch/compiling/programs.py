@@ -133,7 +133,12 @@ def in_order(animator: Animator, plan: Any, params: PyTree, mesh: Mesh, clips: i
     branches = jax.eval_shape(system.encode_driving, params, still(system, params, clips), driving)
     carry = jax.eval_shape(lambda: plan.blank(animator.solver, (clips, *system.latent_shape())))
     run = plan.sampler(
-        system.denoise, size, solver=animator.solver, guidance=animator.rule, noise_share=system.sampling.noise_share
+        system.denoise,
+        size,
+        solver=animator.solver,
+        guidance=animator.rule,
+        noise_share=system.sampling.noise_share,
+        cache=animator.cache,
     )
     chunk = jax.tree.map(np.asarray, plan.arguments(0, size))
     key = jax.eval_shape(jax.random.key, 0)

@@ -15,6 +15,7 @@ from portrait_jax.animation import continued, joint
 from portrait_jax.animation.signals import Signals
 from portrait_jax.autoencoders.pixels import to_u8
 from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.caching import CacheSchedule
 from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError, ShapeError, nearest
@@ -25,7 +26,7 @@ from portrait_jax.long_video.prefix import Prefixed, plan_prefixed
 from portrait_jax.long_video.progressive import plan_gaps
 from portrait_jax.long_video.ring import ring_tiles
 from portrait_jax.long_video.tiles import Tiles, gaussian_tiles, random_offsets, shifted_tiles, wrapped_tiles
-from portrait_jax.systems.system import SamplingConfig, System, frame_size, guidance_of
+from portrait_jax.systems.system import SamplingConfig, System, cache_of, frame_size, guidance_of
 from portrait_jax.typing import Image, Int, Params, PRNGKeyArray, PyTree, Video
 
 PLANS: dict[str, Callable[[int, int, int, int, SamplingConfig], Plan | Tiles | Clips]] = {
@@ -91,6 +92,8 @@ class Animator:
             "steps": chosen(self.steps, base.steps),
             "guidance": chosen(self.guidance, base.guidance),
             "guidance_interval": list(base.guidance_interval),
+            "cache_every": base.cache_every,
+            "cache_depth": base.cache_depth,
             "mimic": base.mimic,
             "portrait_guidance": base.portrait_guidance,
             "strategy": base.strategy,
@@ -115,17 +118,27 @@ class Animator:
     def rule(self) -> Guidance:
         return guidance_of(self.system.sampling, float(self.settings["guidance"]))
 
+    @cached_property
+    def cache(self) -> CacheSchedule:
+        return cache_of(self.system.sampling)
+
     def plan(self, frames: int) -> Plan | Tiles | Clips:
         """How a video of `frames` frames is made; a short video is one unit.
 
         Raises:
-            ConfigError: for a strategy that does not exist, or window settings that do not fit.
+            ConfigError: for a strategy that does not exist or cannot cache features, or window settings that do not fit.
         """
         strategy = str(self.settings["strategy"])
         if strategy not in PLANS:
             raise ConfigError(f"sampling.strategy '{strategy}' is not known{nearest(strategy, list(PLANS))}")
         window, overlap, steps = (int(self.settings[name]) for name in ("window", "overlap", "steps"))
         plan = PLANS[strategy](frames, window, overlap, steps, self.system.sampling)
+        if isinstance(plan, Tiles):
+            # Between two steps of one window all others are run: their features would grow with the video.
+            self.cache.refuse(
+                f"sampling.strategy '{strategy}', whose windows are denoised jointly",
+                "use 'overlap', 'prefix' or 'progressive', or ",
+            )
         return self._anchored(plan) if isinstance(plan, Prefixed) else plan
 
     def _anchored(self, plan: Prefixed) -> Prefixed:
@@ -278,6 +291,7 @@ class Animator:
                 solver=self.solver,
                 guidance=self.rule,
                 noise_share=self.system.sampling.noise_share,
+                cache=self.cache,
             )
         return self._compiled[size]
 

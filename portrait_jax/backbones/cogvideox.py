@@ -263,10 +263,12 @@ class CogVideoX(nn.Module):
         """Reads `text` "b k d", `known` "b f h w c" (behind the noisy channels), `memory`, and the fields of its slots.
 
         Returns the prediction "b f h w out"; with `capture` also the tokens "layers b n c" that each block's attention sees
-        of the video, for `remember`. Raises ShapeError if there is no text or latents and patch do not fit.
+        of the video, for `remember`. With `conditioning.cache` it returns a pair, the prediction and what all blocks together
+        added to the video's tokens, "b n c"; if the cache holds that, it is added and no block runs (MagCache, arXiv
+        2506.09045, section 3). Raises ShapeError if there is no text or latents and patch do not fit.
         """
         config, size = self.config, self.config.patch_size
-        text = conditioning.text
+        text, cache, conditioning = conditioning.text, conditioning.cache, conditioning.replace(cache=None)
         if text is None or text.shape[1] != config.text_tokens:
             have = "none" if text is None else text.shape[1]
             raise ShapeError(f"this transformer reads {config.text_tokens} tokens of text, not {have}; pad the prompt")
@@ -276,16 +278,23 @@ class CogVideoX(nn.Module):
         sinusoid = timestep_embedding(timestep, config.width)
         time = TimestepEmbedding(config.time_dim, self.dtype, name="time_embedding")(sinusoid)
         tokens = PatchEmbed(config, self.dtype, name="patch_embed")(x, text)
-        blocks = scanned(Block, config.layers, (0, nn.broadcast, nn.broadcast), config.remat)
-        run = blocks(config, grid, self.slots, capture, self.dtype, name="transformer_blocks")
-        carry = tokens[:, : text.shape[1]], tokens[:, text.shape[1] :]
-        (_, video), features = run(carry, conditioning.memory, time, conditioning.replace(memory=None))
+        words, entered = tokens[:, : text.shape[1]], tokens[:, text.shape[1] :]
+        if cache is not None and cache.deep is not None:
+            added, video = cache.deep, entered + cache.deep
+        else:
+            blocks = scanned(Block, config.layers, (0, nn.broadcast, nn.broadcast), config.remat)
+            run = blocks(config, grid, self.slots, capture, self.dtype, name="transformer_blocks")
+            memory, rest = conditioning.memory, conditioning.replace(memory=None)
+            (_, video), features = run((words, entered), memory, time, rest)
+            added = video - entered
 
         video = LayerNorm(config.eps, name="norm_final")(video)
         video = ModulatedHead(config.out_eps, self.dtype, name="norm_out")(video, time)
         out = nn.Dense(config.out_channels * size**2, dtype=self.dtype, name="proj_out")(video)
         shape = dict(f=grid[0], h=grid[1], w=grid[2], p=size, q=size)
         out = rearrange(out, "b (f h w) (c p q) -> b f (h p) (w q) c", **shape)
+        if cache is not None:
+            return out, added
         return (out, features) if capture else out
 
 

@@ -62,16 +62,18 @@ class SVDUNet(nn.Module):
     @nn.compact
     def __call__(
         self, x: Float[Array, "b f h w c"], timestep: Num[Array, " b"], conditioning: Conditioning | None = None
-    ) -> Float[Array, "b f h w out"]:
+    ) -> Float[Array, "b f h w out"] | tuple[Float[Array, "b f h w out"], Float[Array, "b f _ _ _"] | None]:
         """Runs the network on windows of latents (h, w in latent pixels), each at one noise level.
 
         `x` is scaled to unit variance, `timestep` is ln(σ̂)/4. Reads `image_tokens` (of a clip or of its frames), `ids`,
         `spatial`, and what `joined_inputs` names; absent tokens, ids and inputs count as zeros.
+        Returns "b f h w out"; with `conditioning.cache` also the features that it is about (`backbones.unet.run_unet`).
         Raises ShapeError for tokens or ids of another width than the config's.
         """
         config, dtype = self.config, self.dtype
         batch, frames = x.shape[:2]
         conditioning = conditioning or Conditioning()
+        cache, conditioning = conditioning.cache, conditioning.replace(cache=None)
         width = config.block_out_channels[0]
         time = embed_time(timestep, width, dtype) + self._embed_ids(conditioning, batch)
         style = Style(
@@ -83,8 +85,9 @@ class SVDUNet(nn.Module):
         joined = join_inputs(config, x, conditioning)
         hidden = conv3x3(width, dtype=dtype, name="conv_in")(joined.reshape(-1, *joined.shape[2:]))
         hidden = run_slots(style, inputs, Site("conv_in", 0, 0, width), hidden, "after_conv_in")
-        hidden = run_unet(config, style, hidden, inputs)
-        return output_head(config, hidden, dtype).reshape(batch, frames, *x.shape[2:4], -1).astype(x.dtype)
+        hidden, deep = run_unet(config, style, hidden, inputs, cache)
+        out = output_head(config, hidden, dtype).reshape(batch, frames, *x.shape[2:4], -1).astype(x.dtype)
+        return out if cache is None else (out, deep)
 
     def _embed_ids(self, conditioning: Conditioning, batch: int) -> Float[Array, "b e"]:
         """Each number through a sinusoid of its own, joined, then two layers."""

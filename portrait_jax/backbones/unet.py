@@ -24,7 +24,7 @@ from portrait_jax.backbones.unet_blocks import (
     run_slots,
     transformer_path,
 )
-from portrait_jax.conditioning import Conditioning
+from portrait_jax.conditioning import Conditioning, FeatureCache
 from portrait_jax.errors import ConfigError, ShapeError, nearest
 from portrait_jax.nn.conv import conv3x3
 from portrait_jax.nn.embeddings import TimestepEmbedding, place_table, timestep_embedding
@@ -127,14 +127,18 @@ def embed_time(timestep: Num[Array, " t"], width: int, dtype: Any) -> Float[Arra
     return TimestepEmbedding(4 * width, dtype=dtype, name="time_embedding")(waves)
 
 
-def run_encoder(config: LevelsConfig, style: Style, x: Features, inputs: Inputs) -> tuple[Features, list[Features]]:
-    """The modules `down_blocks_i` on conv_in's output: the coarsest result, and all skips, finest first; called inside a
-    compact method."""
+def run_encoder(
+    config: LevelsConfig, style: Style, x: Features, inputs: Inputs, count: int | None = None
+) -> tuple[Features, list[Features]]:
+    """The modules `down_blocks_i` on conv_in's output: the coarsest result, and all skips, finest first, or the first `count`
+    of them; called inside a compact method."""
     skips, last = [x], len(config.block_out_channels) - 1
     for i, width in enumerate(config.block_out_channels):
+        if len(skips) == count:
+            break
         attend = config.attention_levels[i]
         block = DownBlock(style, i, width, config.layers_per_block, attend, i < last, name=f"down_blocks_{i}")
-        x, new = block(x, inputs)
+        x, new = block(x, inputs, None if count is None else count - len(skips))
         skips += new
     return x, skips
 
@@ -151,24 +155,63 @@ def join_inputs(
     return jnp.concatenate(parts, axis=-1)
 
 
-def run_unet(config: LevelsConfig, style: Style, x: Features, inputs: Inputs) -> Features:
-    """Encoder, middle and decoder on conv_in's output; called inside a compact method."""
-    widths = config.block_out_channels
+def run_unet(
+    config: LevelsConfig, style: Style, x: Features, inputs: Inputs, cache: FeatureCache | None = None
+) -> tuple[Features, Float[Array, "b f _ _ _"] | None]:
+    """Encoder, middle and decoder on conv_in's output; called inside a compact method.
+
+    With a `cache` the second result is what enters the last `depth` layers of the decoder. If the cache holds it these layers
+    alone run, and what of the encoder their skips need (DeepCache, arXiv 2312.00858, section 3.2).
+    Raises ConfigError for a depth that leaves nothing to keep.
+    """
+    depth = None if cache is None else check_depth(config, cache.depth)
+    if cache is not None and cache.deep is not None:
+        x, skips = run_encoder(config, style, x, inputs, depth)
+        kept = cache.deep.reshape(-1, *cache.deep.shape[2:])
+        return run_decoder(config, style, kept, after_encoder(style, skips, inputs), inputs)[0], cache.deep
     x, skips = run_encoder(config, style, x, inputs)
-    skips = [
+    skips = after_encoder(style, skips, inputs)
+    x = MidBlock(style, config.block_out_channels[-1], name="mid_block")(x, inputs)
+    x = run_slots(style, inputs, Site("mid_block", 0, None, x.shape[-1]), x, "after_mid")
+    x, entered = run_decoder(config, style, x, skips, inputs)
+    return x, None if depth is None else entered[-depth].reshape(-1, inputs.frames, *entered[-depth].shape[1:])
+
+
+def check_depth(config: LevelsConfig, depth: int) -> int:
+    """The depth of a feature cache; raises ConfigError unless some layers of the decoder, and not all, run anew."""
+    layers = len(config.block_out_channels) * (config.layers_per_block + 1)
+    if not 0 < depth < layers:
+        raise ConfigError(f"sampling.cache_depth {depth} must be 1 to {layers - 1}: this decoder has {layers} layers")
+    return depth
+
+
+def after_encoder(style: Style, skips: list[Features], inputs: Inputs) -> list[Features]:
+    """The skips, finest first, with what slots add to them."""
+    return [
         run_slots(style, inputs, Site("skips", i, None, skip.shape[-1]), skip, "after_encoder")
         for i, skip in enumerate(skips)
     ]
-    x = MidBlock(style, widths[-1], name="mid_block")(x, inputs)
-    x = run_slots(style, inputs, Site("mid_block", 0, None, widths[-1]), x, "after_mid")
+
+
+def run_decoder(
+    config: LevelsConfig, style: Style, x: Features, skips: list[Features], inputs: Inputs
+) -> tuple[Features, list[Features]]:
+    """The modules `up_blocks_i`: the result, and what entered each of their layers; as many layers as there are skips, the last
+    ones; called inside a compact method."""
+    widths, layers, entered = config.block_out_channels, config.layers_per_block + 1, []
     for i, level in enumerate(reversed(range(len(widths)))):
         if style.stop_at in inputs.features:
-            return x
-        used = [skips.pop() for _ in range(config.layers_per_block + 1)]
-        size = skips[-1].shape[1:3] if skips else None
-        attend = config.attention_levels[level]
-        x = UpBlock(style, i, level, widths[level], attend, level > 0, name=f"up_blocks_{i}")(x, used, inputs, size)
-    return x
+            break
+        used = skips[level * layers : (level + 1) * layers][::-1]
+        if not used:
+            continue
+        size = skips[level * layers - 1].shape[1:3] if level else None
+        block = UpBlock(
+            style, i, level, widths[level], config.attention_levels[level], level > 0, layers - len(used), name=f"up_blocks_{i}"
+        )  # fmt: skip
+        x, new = block(x, used, inputs, size)
+        entered += new
+    return x, entered
 
 
 def output_head(config: LevelsConfig, x: Features, dtype: Any) -> Features:
@@ -196,9 +239,10 @@ class UNet(nn.Module):
         *,
         capture: bool = False,
         use_temporal: bool = True,
-    ) -> Float[Array, "b f h w out"] | tuple[Float[Array, "b f h w out"] | None, Captured] | None:
+    ) -> Float[Array, "b f h w out"] | tuple[Float[Array, "b f h w out"] | None, Captured | Array | None] | None:
         """Runs the network on latents (h, w in latent pixels) at one noise level per clip, or per frame (t = b·f, clip by clip).
 
+        Returns "b f h w out"; with `conditioning.cache` also the features "b f h w c" that it is about, see `run_unet`.
         With `capture` also returns the normalised self-attention input of every transformer by path (`attention_paths`);
         without an output head the first of the two is None. `use_temporal=False` passes over all slots that mix frames:
         each frame is then processed alone. Missing context tokens count as zero tokens.
@@ -209,6 +253,7 @@ class UNet(nn.Module):
             raise ConfigError("a UNet without output head has no prediction; call it with capture=True")
         batch, frames = x.shape[:2]
         conditioning = conditioning or Conditioning()
+        cache, conditioning = conditioning.cache, conditioning.replace(cache=None)
         style = self._style(use_temporal)
         time = embed_time(timestep, config.block_out_channels[0], self.dtype)
         context = None if config.context_dim is None else self._context(conditioning, batch)
@@ -222,13 +267,13 @@ class UNet(nn.Module):
             place = place_table(*hidden.shape[1:3])
             hidden = hidden + nn.Dense(hidden.shape[-1], dtype=self.dtype, name="place_embedding")(place)
         hidden = run_slots(style, inputs, Site("conv_in", 0, 0, hidden.shape[-1]), hidden, "after_conv_in")
-        hidden = run_unet(config, style, hidden, inputs)
+        hidden, deep = run_unet(config, style, hidden, inputs, cache)
         out = None
         if config.output_head:
             head = output_head(config, hidden, self.dtype)
             out = head.reshape(batch, frames, *x.shape[2:4], -1).astype(x.dtype)
         if not capture:
-            return out
+            return out if cache is None else (out, deep)
         return out, {path: y.reshape(batch, frames, *y.shape[1:]) for path, y in inputs.features.items()}
 
     def _style(self, use_temporal: bool) -> Style:

@@ -112,15 +112,18 @@ class DownBlock(nn.Module):
     downsample: bool
 
     @nn.compact
-    def __call__(self, x: Features, inputs: Inputs) -> tuple[Features, list[Features]]:
-        skips = []
+    def __call__(self, x: Features, inputs: Inputs, count: int | None = None) -> tuple[Features, list[Features]]:
+        """Ends after `count` skips if that is given."""
+        skips: list[Features] = []
         for i in range(self.layers):
+            if len(skips) == count:
+                return x, skips
             site = Site(f"down_blocks_{self.level}", i, self.level, self.channels)
             x = run_layer(self.style, inputs, site, x, self.channels, attend=self.attend)
             if i == self.layers - 1:
                 x = run_slots(self.style, inputs, site, x, "after_level")
             skips.append(x)
-        if self.downsample:
+        if self.downsample and len(skips) != count:
             x = Downsample(self.channels, dtype=self.style.dtype, name="downsamplers_0")(x)
             skips.append(x)
         return x, skips
@@ -142,7 +145,10 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Layers of one level, each on [x, skip] joined along channels, then doubling unless it is the finest level."""
+    """Layers of one level, each on [x, skip] joined along channels, then doubling unless it is the finest level.
+
+    Returns the output, and what entered each layer.
+    """
 
     style: Style
     index: int
@@ -150,15 +156,23 @@ class UpBlock(nn.Module):
     channels: int
     attend: bool
     upsample: bool
+    first: int = 0
+    """The layer to begin with."""
 
     @nn.compact
-    def __call__(self, x: Features, skips: list[Features], inputs: Inputs, size: tuple[int, int] | None) -> Features:
+    def __call__(
+        self, x: Features, skips: list[Features], inputs: Inputs, size: tuple[int, int] | None
+    ) -> tuple[Features, list[Features]]:
         """`skips` in the order in which they are used; `size` is that of the next level's skips."""
-        for i, skip in enumerate(skips):
+        entered = []
+        for i, skip in enumerate(skips, self.first):
+            entered.append(x)
             site = Site(f"up_blocks_{self.index}", i, self.level, self.channels)
             x = run_layer(
                 self.style, inputs, site, jnp.concatenate([x, skip], axis=-1), self.channels, attend=self.attend
             )
             if self.style.stop_at in inputs.features:
-                return x
-        return Upsample(self.channels, dtype=self.style.dtype, name="upsamplers_0")(x, size) if self.upsample else x
+                return x, entered
+        if self.upsample:
+            x = Upsample(self.channels, dtype=self.style.dtype, name="upsamplers_0")(x, size)
+        return x, entered

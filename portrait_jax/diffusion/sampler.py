@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from portrait_jax.conditioning import SHARED, Conditioning
+from portrait_jax.conditioning import SHARED, Conditioning, FeatureCache
+from portrait_jax.diffusion import caching
+from portrait_jax.diffusion.caching import UNCACHED, CacheSchedule, Kept
 from portrait_jax.diffusion.guidance import Guidance, identity
 from portrait_jax.diffusion.solvers import Index, Solver
 from portrait_jax.errors import ConfigError, ShapeError, listed, nearest
 from portrait_jax.typing import Array, Float, PyTree
 
 Denoise = Callable[[Array, Array, Conditioning], PyTree]
-"""(noisy latents `b f h w c`, timestep `b`, conditioning) → prediction `b f h w c`; one that measures returns a pair, that and a
-tree of arrays with the same batch axis."""
+"""(noisy latents `b f h w c`, timestep `b`, conditioning) → prediction `b f h w c`; one that measures, or is told of a cache,
+returns a pair, that and a tree of arrays with the same batch axis."""
 
-Predict = Callable[[Array, Array], Mapping[str, PyTree]]
-"""(noisy latents `b f h w c`, scalar timestep) → what `Denoise` returns, per guidance branch."""
+Predict = Callable[..., Mapping[str, PyTree]]
+"""(noisy latents `b f h w c`, scalar timestep, {branch: `Conditioning.cache`} or None) → what `Denoise` returns, per branch."""
 
 
 def one_batch(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict:
@@ -29,9 +32,12 @@ def one_batch(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict
     """
     joined = _joined(branches)
 
-    def predict(x: Array, timestep: Array) -> Mapping[str, PyTree]:
-        count = len(branches)
-        output = denoise(jnp.concatenate([x] * count), jnp.broadcast_to(timestep, (x.shape[0] * count,)), joined)
+    def predict(x: Array, timestep: Array, caches: Mapping[str, FeatureCache] | None = None) -> Mapping[str, PyTree]:
+        count, told = len(branches), joined
+        if caches is not None:
+            own = [caches[name] for name in branches]
+            told = joined.replace(cache=jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own))
+        output = denoise(jnp.concatenate([x] * count), jnp.broadcast_to(timestep, (x.shape[0] * count,)), told)
         leaves, structure = jax.tree.flatten(output)
         parts = zip(*(jnp.split(leaf, count) for leaf in leaves), strict=True)
         return {name: jax.tree.unflatten(structure, part) for name, part in zip(branches, parts, strict=True)}
@@ -42,9 +48,12 @@ def one_batch(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict
 def one_by_one(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict:
     """Runs the branches one after another: least memory, and branches may have different fields."""
 
-    def predict(x: Array, timestep: Array) -> Mapping[str, PyTree]:
-        repeated = jnp.broadcast_to(timestep, x.shape[:1])
-        return {name: denoise(x, repeated, conditioning) for name, conditioning in branches.items()}
+    def predict(x: Array, timestep: Array, caches: Mapping[str, FeatureCache] | None = None) -> Mapping[str, PyTree]:
+        repeated, own = jnp.broadcast_to(timestep, x.shape[:1]), caches or {}
+        return {
+            name: denoise(x, repeated, conditioning.replace(cache=own.get(name)))
+            for name, conditioning in branches.items()
+        }
 
     return predict
 
@@ -97,6 +106,44 @@ def guided_step(
     return step
 
 
+class Steps(NamedTuple):
+    """What a loop over solver steps calls; see `cached_steps`."""
+
+    step: Callable[[PyTree, Index, Array | None, Kept], tuple[PyTree, Kept]]
+    """(state, step, noise, what earlier steps keep for later ones) → (state, kept)."""
+    blank: Callable[[PyTree], Kept]
+    """The first state → what the first step is handed as kept."""
+
+
+def cached_steps(
+    denoise: Denoise,
+    conditionings: Mapping[str, Conditioning],
+    solver: Solver,
+    guidance: Guidance,
+    cache: CacheSchedule,
+    *,
+    batched: bool = True,
+) -> Steps:
+    """`guided_step` whose network keeps its deep features as `cache` says, for each branch its own; see `diffusion.caching`.
+
+    Raises:
+        ConfigError, ShapeError: see `guided`.
+    """
+    if not cache.on:
+        plain = guided_step(denoise, conditionings, solver, guidance, batched=batched)
+        return Steps(lambda state, index, noise, kept: (plain(state, index, noise), kept), lambda state: {})
+    timesteps, active = jnp.asarray(solver.timesteps), guidance.active(solver.steps)
+    chosen = [guidance] if active is None else [identity(guidance.branches[-1]), guidance]
+    rules = [(guided(denoise, conditionings, rule, batched=batched, measures=True), rule.branches) for rule in chosen]
+    predict = caching.choose(rules, cache, timesteps, active)
+
+    def step(state: PyTree, index: Index, noise: Array | None, kept: Kept) -> tuple[PyTree, Kept]:
+        prediction, kept = predict(solver.result(state), index, kept)
+        return solver.step(state, prediction, index, noise), kept
+
+    return Steps(step, lambda state: caching.blank(rules[-1], cache, solver.result(state), timesteps[0]))
+
+
 def guided_at(
     denoise: Denoise,
     conditionings: Mapping[str, Conditioning],
@@ -134,9 +181,10 @@ def guided(
     *,
     batched: bool = True,
     measures: bool = False,
-) -> Callable[[Array, Array], PyTree]:
+) -> Callable[..., PyTree]:
     """Builds predict(noisy latents, scalar timestep) → the prediction that the guidance makes of its branches'; and, where
-    `denoise` `measures`, {branch: what it measured}.
+    `denoise` `measures`, {branch: what it measured}, or its deep features where it is told of them ({branch: cache}, a third
+    argument).
 
     Raises:
         ConfigError: if a branch that the guidance needs is missing.
@@ -147,8 +195,10 @@ def guided(
     if not measures:
         return lambda x, timestep: guidance.combine(predict(x, timestep), *more)
 
-    def both(x: Array, timestep: Array) -> tuple[Array, dict[str, PyTree]]:
-        found = predict(x, timestep)
+    def both(
+        x: Array, timestep: Array, caches: Mapping[str, FeatureCache] | None = None
+    ) -> tuple[Array, dict[str, PyTree]]:
+        found = predict(x, timestep, caches)
         predictions = {name: prediction for name, (prediction, _) in found.items()}
         return guidance.combine(predictions, *more), {name: measured for name, (_, measured) in found.items()}
 
@@ -164,6 +214,7 @@ def sample(
     *,
     batched: bool = True,
     step_noise: Callable[[Index], Float[Array, "b f h w c"]] | None = None,
+    cache: CacheSchedule = UNCACHED,
 ) -> Float[Array, "b f h w c"]:
     """Samples latents from noise. Pure; jit it with the network's parameters as an argument.
 
@@ -173,6 +224,7 @@ def sample(
         conditionings: at least the guidance's branches, each with the batch axis of `noise`.
         batched: whether the branches run as one batch (`one_batch`) or one after another (`one_by_one`).
         step_noise: step index → fresh unit-variance noise, for stochastic solvers only.
+        cache: the schedule of feature caching; the default runs the whole network at every step.
 
     Returns:
         float32 latents in the scale of the network's training.
@@ -180,13 +232,15 @@ def sample(
     Raises:
         ConfigError, ShapeError: see `guided_step`.
     """
-    step = guided_step(denoise, conditionings, solver, guidance, batched=batched)
+    run = cached_steps(denoise, conditionings, solver, guidance, cache, batched=batched)
 
-    def body(state: PyTree, index: Array) -> tuple[PyTree, None]:
+    def body(carry: tuple[PyTree, Kept], index: Array) -> tuple[tuple[PyTree, Kept], None]:
+        state, kept = carry
         fresh = step_noise(index) if step_noise is not None else None
-        return step(state, index, fresh), None
+        return run.step(state, index, fresh, kept), None
 
-    state, _ = jax.lax.scan(body, first_state(solver, noise, conditionings, guidance), jnp.arange(solver.steps))
+    start = first_state(solver, noise, conditionings, guidance)
+    (state, _), _ = jax.lax.scan(body, (start, run.blank(start)), jnp.arange(solver.steps))
     return solver.result(state)
 
 

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.caching import UNCACHED, CacheSchedule, Kept
 from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.noise import mixed_noise
-from portrait_jax.diffusion.sampler import Denoise, first_state, guided_step
+from portrait_jax.diffusion.sampler import Denoise, cached_steps, first_state
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ShapeError
 from portrait_jax.long_video.plan import Plan, check_windows
@@ -143,6 +144,7 @@ def sample_windows(
     overlap: int,
     size: int,
     noise_share: float = 0.0,
+    cache: CacheSchedule = UNCACHED,
     batched: bool = True,
 ) -> tuple[Carry, Float[Array, "win b f h w c"]]:
     """Samples a chunk of windows: a scan over windows around a scan over solver steps.
@@ -160,6 +162,7 @@ def sample_windows(
         length, overlap: frames per window and shared by neighbours.
         size: windows in this chunk.
         noise_share: correlation of the first noise between frames, see `mixed_noise`.
+        cache: the schedule of feature caching; what is kept is a window's own and ends with it.
 
     Returns:
         The new carry, and the latents of all windows, whole; `Windows.emit` picks the frames to keep.
@@ -175,18 +178,19 @@ def sample_windows(
     def run(carry: Carry, position: Array) -> tuple[Carry, Array]:
         window = first + position
         local = {name: value.window(position * stride, length) for name, value in conditionings.items()}
-        step = guided_step(denoise, local, solver, guidance, batched=batched)
+        steps = cached_steps(denoise, local, solver, guidance, cache, batched=batched)
         fresh = step_noise(solver, key, window * stride + jnp.arange(length), shape)
 
-        def body(state: PyTree, scanned: tuple[Array, PyTree]) -> tuple[PyTree, PyTree]:
-            index, past = scanned
+        def body(carried: tuple[PyTree, Kept], scanned: tuple[Array, PyTree]) -> tuple[tuple[PyTree, Kept], PyTree]:
+            (state, kept), (index, past) = carried, scanned
             state = jax.tree.map(partial(_pull, is_first=window == 0), state, past)
             # The slice starts at `stride`, not at −overlap, which would be everything for overlap 0.
-            return step(state, index, fresh(index)), jax.tree.map(lambda leaf: leaf[:, stride:], state)
+            return steps.step(state, index, fresh(index), kept), jax.tree.map(lambda leaf: leaf[:, stride:], state)
 
         noise = frame_noise(key, window * stride, length, shape, noise_share)
         start = first_state(solver, noise, conditionings, guidance)
-        state, trajectory = jax.lax.scan(body, start, (jnp.arange(solver.steps), carry["trajectory"]))
+        scanned = jnp.arange(solver.steps), carry["trajectory"]
+        (state, _), trajectory = jax.lax.scan(body, (start, steps.blank(start)), scanned)
         return {"trajectory": trajectory}, solver.result(state)
 
     return scan_windows(run, carry, first, total, size, (shape[0], length, *shape[1:]))

@@ -86,7 +86,7 @@ class Plan(ABC):
 
         Args:
             denoise: (params, noisy, timestep, conditioning) → prediction.
-            settings: `solver`, `guidance`, `noise_share`.
+            settings: `solver`, `guidance`, `noise_share`, `cache`.
 
         Returns:
             run(params, conditionings, carry, key, *plan.arguments(first, size)) → (carry, latents of each unit). The

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.conditioning import Anchor, Conditioning
+from portrait_jax.diffusion.caching import UNCACHED, CacheSchedule, Kept
 from portrait_jax.diffusion.guidance import Guidance
-from portrait_jax.diffusion.sampler import Denoise, first_state, guided_step
+from portrait_jax.diffusion.sampler import Denoise, cached_steps, first_state, guided_step
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError, ShapeError, nearest
 from portrait_jax.long_video.overlap import (
@@ -127,6 +128,7 @@ def sample_prefixed(
     anchor: str = "latent",
     strength: float = 1.0,
     noise_share: float = 0.0,
+    cache: CacheSchedule = UNCACHED,
     batched: bool = True,
 ) -> tuple[Carry, Float[Array, "win b f h w c"]]:
     """Samples a chunk of windows. Chunk after chunk equals one large chunk bit for bit.
@@ -145,14 +147,17 @@ def sample_prefixed(
         size: windows in this chunk.
         anchor, strength: see `Prefixed`.
         noise_share: correlation of the first noise between frames, see `mixed_noise`.
+        cache: the schedule of feature caching; what is kept is a window's own and ends with it.
 
     Returns:
         The new carry, and the latents of all windows, whole; `Windows.emit` picks the frames to keep.
 
     Raises:
         ShapeError: if the carry has been made for another solver or overlap, or the conditioning covers other frames.
-        ConfigError: see `guided_step`.
+        ConfigError: see `guided_step`; for anchor "blocks" with feature caching.
     """
+    if anchor == "blocks":
+        cache.refuse("sampling.anchor 'blocks', which measures all features at every step")
     stride, shape = length - overlap, _frame_shape(carry, solver, overlap)
     check_span(conditionings, (size - 1) * stride + length)
     inside = (jnp.arange(length) < overlap).astype(jnp.float32)
@@ -167,14 +172,16 @@ def sample_prefixed(
         }
         free = 1 - given
 
-        def step(state: PyTree, index: Array, blocks: PyTree) -> tuple[PyTree, PyTree]:
-            noise, told = fresh(index), local
+        steps = cached_steps(denoise, local, solver, guidance, cache, batched=batched)
+
+        def step(state: PyTree, kept: Kept, index: Array, blocks: PyTree) -> tuple[PyTree, Kept, PyTree]:
+            noise = fresh(index)
             if anchor != "blocks":
-                return guided_step(denoise, told, solver, guidance, batched=batched)(state, index, noise), blocks
+                return *steps.step(state, index, noise, kept), blocks
             told = {name: anchored(local[name], of, free, strength * later) for name, of in blocks.items()}
             run = guided_step(denoise, told, solver, guidance, batched=batched, measures=True)
             state, own = run(state, index, noise)
-            return state, jax.tree.map(lambda kept, new: jnp.where(later, kept, new), blocks, own)
+            return state, kept, jax.tree.map(lambda past, new: jnp.where(later, past, new), blocks, own)
 
         fresh = step_noise(solver, key, window * stride + jnp.arange(length), shape)
 
@@ -182,23 +189,23 @@ def sample_prefixed(
             """The leaf with the clean prefix, except in window 0."""
             return leaf.at[:, :overlap].set(jnp.where(later, prefix, leaf[:, :overlap]))
 
-        def body(state: PyTree, scanned: PyTree) -> tuple[PyTree, PyTree]:
-            index, mean, deviation, blocks = scanned
-            state, blocks = step(jax.tree.map(begin, state), index, blocks)
+        def body(carried: tuple[PyTree, Kept], scanned: PyTree) -> tuple[tuple[PyTree, Kept], PyTree]:
+            (state, kept), (index, mean, deviation, blocks) = carried, scanned
+            state, kept, blocks = step(jax.tree.map(begin, state), kept, index, blocks)
             x = solver.result(state)
             own_mean, own_deviation = moments(x, free)
-            kept = jnp.where(later, mean, own_mean), jnp.where(later, deviation, own_deviation), blocks
+            statistics = jnp.where(later, mean, own_mean), jnp.where(later, deviation, own_deviation), blocks
             if anchor != "latent":
-                return state, kept
+                return (state, kept), statistics
             aligned = align(x, free, mean, deviation, strength)
-            return solver.put(state, jnp.where(later, aligned, x)), kept
+            return (solver.put(state, jnp.where(later, aligned, x)), kept), statistics
 
         noise = frame_noise(key, window * stride, length, shape, noise_share)
         start = first_state(solver, noise, conditionings, guidance)
         scanned = jnp.arange(solver.steps), *(carry[name] for name in STATISTICS)
-        state, kept = jax.lax.scan(body, start, scanned)
+        (state, _), statistics = jax.lax.scan(body, (start, steps.blank(start)), scanned)
         made = begin(solver.result(state))
-        return {"prefix": made[:, stride:], **dict(zip(STATISTICS, kept))}, made
+        return {"prefix": made[:, stride:], **dict(zip(STATISTICS, statistics))}, made
 
     return scan_windows(run, carry, first, total, size, (shape[0], length, *shape[1:]))
 

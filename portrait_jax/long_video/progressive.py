@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.caching import UNCACHED, CacheSchedule, Kept
 from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.pinned import Pinned
-from portrait_jax.diffusion.sampler import Denoise, first_state, guided_step
+from portrait_jax.diffusion.sampler import Denoise, cached_steps, first_state
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ConfigError
 from portrait_jax.long_video.known import tell
@@ -141,6 +142,7 @@ def sample_gaps(
     solver: Solver,
     guidance: Guidance,
     noise_share: float = 0.0,
+    cache: CacheSchedule = UNCACHED,
     batched: bool = True,
 ) -> tuple[Carry, Float[Array, "win b f h w c"]]:
     """Samples a chunk of clips: a scan over clips around a scan over solver steps.
@@ -156,6 +158,7 @@ def sample_gaps(
         key: the same for all chunks of a video.
         clips: of the chunk, from `Gaps.arguments`; may be traced.
         noise_share: correlation of the first noise between frames, see `mixed_noise`.
+        cache: the schedule of feature caching; what is kept is a clip's own and ends with it.
 
     Returns:
         The new carry, and the latents of all clips, whole; `Plan.emit` picks the frames to keep.
@@ -177,15 +180,16 @@ def sample_gaps(
             name: tell(value.window(position * length, length), known, given) for name, value in conditionings.items()
         }
         pinned = Pinned.to(solver, known, given)
-        step = guided_step(denoise, local, pinned, guidance, batched=batched)
+        steps = cached_steps(denoise, local, pinned, guidance, cache, batched=batched)
         numbers = clip["start"] + clip["step"] * jnp.arange(length)
         fresh = step_noise(solver, key, numbers, shape)
 
-        def body(state: PyTree, index: Array) -> tuple[PyTree, None]:
-            return step(state, index, fresh(index)), None
+        def body(carried: tuple[PyTree, Kept], index: Array) -> tuple[tuple[PyTree, Kept], None]:
+            state, kept = carried
+            return steps.step(state, index, fresh(index), kept), None
 
         start = first_state(pinned, noise_of(key, numbers, shape, noise_share), local, guidance)
-        state, _ = jax.lax.scan(body, start, jnp.arange(solver.steps))
+        (state, _), _ = jax.lax.scan(body, (start, steps.blank(start)), jnp.arange(solver.steps))
         made = jnp.where(given[:, :, None, None, None] > 0, known, solver.result(state))
         return {"clips": carry["clips"].at[clip["level"]].set(made)}, made
 

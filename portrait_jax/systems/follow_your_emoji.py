@@ -240,8 +240,8 @@ class FollowYourEmoji(LatentDiffusion):
 
     def denoise(
         self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " b"], conditioning: Conditioning
-    ) -> Float[Array, "b f h w c"]:
-        """The network's output, of the kind that `prediction` names."""
+    ) -> Any:
+        """The network's output "b f h w c", of the kind that `prediction` names; see `System.denoise`."""
         return self.denoiser.apply({"params": params["denoiser"]}, noisy, timestep, conditioning)
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from portrait_jax.encoders.speech import heard_windows
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.continued import sample_continued
 from portrait_jax.systems.hallo3_networks import Hallo3Networks
-from portrait_jax.systems.system import guidance_of
+from portrait_jax.systems.system import cache_of, guidance_of
 from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
 
 Latents = Float[Array, "b f h w c"]
@@ -195,10 +195,8 @@ class Hallo3(Hallo3Networks):
 
     # Sampling
 
-    def denoise(
-        self, params: Params, noisy: Latents, timestep: Num[Array, " b"], conditioning: Conditioning
-    ) -> Latents:
-        """The network's output, of the kind that `prediction` names."""
+    def denoise(self, params: Params, noisy: Latents, timestep: Num[Array, " b"], conditioning: Conditioning) -> Any:
+        """The network's output "b f h w c", of the kind that `prediction` names; see `System.denoise`."""
         return self.denoiser.apply({"params": params["denoiser"]}, noisy, timestep, conditioning)
 
     def sample(self, params: Params, branches: Mapping[str, Conditioning], rng: PRNGKeyArray) -> Latents:
@@ -212,7 +210,7 @@ class Hallo3(Hallo3Networks):
 
         return sample(
             partial(self.denoise, params), jax.random.normal(keys[0], known.shape), branches, solver,
-            guidance_of(self.sampling), step_noise=step_noise if solver.stochastic else None,
+            guidance_of(self.sampling), step_noise=step_noise if solver.stochastic else None, cache=cache_of(self.sampling),
         )  # fmt: skip
 
     def sample_clips(

@@ -42,7 +42,7 @@ from portrait_jax.systems.hunyuan_loss import PREDICTION, diffusion_loss, driver
 from portrait_jax.systems.hunyuan_settings import ANGLES, LossConfig, PortraitConfig, check_equal, without
 from portrait_jax.systems.landmark_teacher import check_teacher
 from portrait_jax.systems.strips import few, sample_strip
-from portrait_jax.systems.system import SamplingConfig, guidance_of
+from portrait_jax.systems.system import SamplingConfig, cache_of, guidance_of
 from portrait_jax.training.aligned import COLOURS, recognised_faces
 from portrait_jax.training.augment import AugmentConfig
 from portrait_jax.training.task import Stage
@@ -304,8 +304,8 @@ class HunyuanPortrait(LatentDiffusion):
 
     def denoise(
         self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " b"], conditioning: Conditioning
-    ) -> Float[Array, "b f h w c"]:
-        """v, for latents of unit variance."""
+    ) -> Any:
+        """v "b f h w c", for latents of unit variance; see `System.denoise`."""
         return self.denoiser.apply({"params": params["denoiser"]}, noisy, timestep, conditioning)
 
     def sample_from(
@@ -316,6 +316,7 @@ class HunyuanPortrait(LatentDiffusion):
         For comparisons, and for programs of many devices; `animation.Animator` does the same window by window.
         """
         chosen = self.sampling
+        cache_of(chosen).refuse("jointly denoised windows, whose features would be those of the whole video")
         tiles = ring_tiles(noise.shape[1], chosen.window, chosen.overlap, chosen.steps, chosen.shift)
         return sample_joint(
             self.denoise, params, branches, noise, tiles, solver=self.solver(chosen.steps), guidance=guidance_of(chosen)

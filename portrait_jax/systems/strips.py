@@ -12,7 +12,7 @@ from einops import rearrange
 
 from portrait_jax.autoencoders.pixels import to_u8
 from portrait_jax.diffusion.sampler import sample
-from portrait_jax.systems.system import System, guidance_of
+from portrait_jax.systems.system import System, cache_of, guidance_of
 from portrait_jax.typing import Array, Image, Params, PRNGKeyArray
 
 CLIPS, FRAMES = 4, 4
@@ -55,5 +55,7 @@ def _draw(
     """Compiles once per system, not once per strip."""
     branches = system.encode_driving(params, system.encode_portrait(params, portrait, **told), driving)
     solver, guidance = system.solver(system.sampling.steps), guidance_of(system.sampling)
-    latents = sample(partial(system.denoise, params), noise, branches, solver, guidance)
+    latents = sample(
+        partial(system.denoise, params), noise, branches, solver, guidance, cache=cache_of(system.sampling)
+    )
     return system.decode(params, latents)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.caching import CacheSchedule
 from portrait_jax.diffusion.guidance import Guidance, classifier_free, identity, mimicking, nested
 from portrait_jax.errors import ConfigError
 from portrait_jax.training.task import Task
@@ -23,6 +24,10 @@ class SamplingConfig:
     """1 runs the conditional branch alone."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     """Shares of the steps, first and last, between which guidance acts; outside the conditional branch runs alone."""
+    cache_every: int = 1
+    """Every so many-th step runs the whole network, the others use its deep features again (`diffusion.caching`); 1: all do."""
+    cache_depth: int = 1
+    """How many of a UNet's last layers run at the others too."""
     portrait_guidance: float | None = None
     """Where portrait and motion are guided apart: how strongly the portrait is added to nothing, while `guidance` says how
     strongly the motion is added to the portrait. None: one scale for all that is told."""
@@ -84,6 +89,11 @@ def guidance_of(sampling: SamplingConfig, scale: float | None = None) -> Guidanc
     return replace(rule, interval=(float(first), float(last)))
 
 
+def cache_of(sampling: SamplingConfig) -> CacheSchedule:
+    """When the settings have the network run whole; raises ConfigError for numbers that say nothing."""
+    return CacheSchedule(sampling.cache_every, sampling.cache_depth)
+
+
 def rule_of(sampling: SamplingConfig, scale: float) -> Guidance:
     """Its branches and how they are combined."""
     portrait = sampling.portrait_guidance
@@ -133,8 +143,8 @@ class System(Task, Protocol):
 
     def denoise(
         self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " b"], conditioning: Conditioning
-    ) -> Float[Array, "b f h w c"]:
-        """The network's prediction for noisy latents."""
+    ) -> Any:
+        """The network's prediction for noisy latents; with `conditioning.cache` a pair, that and its deep features."""
         ...
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:

@@ -168,6 +168,8 @@ def test_settings_are_those_of_the_system_unless_given():
         "ends": 0,
         "portrait_guidance": None,
         "guidance_interval": [0.0, 1.0],
+        "cache_every": 1,
+        "cache_depth": 1,
         "shift": 3,
     }
     assert Animator(system, {}).settings == base

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from launch.evaluations import long_video, manifest
+from launch.evaluations import long_video, manifest, speed
 from portrait_jax.animation import Animator
+from portrait_jax.errors import ConfigError
 from portrait_jax.media.image import read_image
 from portrait_jax.metrics import bench
 from portrait_jax.metrics.detector import DEFAULT_WEIGHTS
@@ -85,6 +87,18 @@ def test_both_strategies_are_compared_at_their_own_borders(animator, tmp_path):
     assert found["overlap"]["l1"] != found["progressive"]["l1"]
     sheet = read_image(tmp_path / "out" / "comparison.png")
     assert sheet.shape[0] >= 3 * tiny.SIZE
+
+
+def test_faster_sampling_stands_beside_the_plain_one(animator, tmp_path):
+    options = long_video.Options(tmp_path / "out", 1, 9, 0, str(DEFAULT_WEIGHTS))
+    with pytest.raises(ConfigError, match=r"nothing to compare.*--config.sampling.cache_every"):
+        speed.run(animator, options, {})
+    sampling = replace(animator.system.sampling, cache_every=2)
+    system = replace(animator.system, sampling=sampling)
+    speed.run(replace(animator, system=system, steps=2, _compiled={}), options, {})
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]["cross identity"]
+    assert found.keys() == {"plain", "as set"} and all(scores["seconds"] > 0 for scores in found.values())
+    assert found["plain"]["distance"] is None and 5 < found["as set"]["distance"] < 100
 
 
 def test_two_evaluations_at_once_are_refused(root, tmp_path):
