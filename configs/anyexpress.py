@@ -76,7 +76,7 @@ def base() -> ConfigDict:
                 "guidance": 5.0,
                 "guidance_interval": (0.0, 1.0),
                 "cache_every": 1,
-                "cache_depth": 1,
+                "cache_depth": 2,
                 "mimic": 3.5,
                 # Decision: Imagen's percentile, over all free frames of a channel, lest frames flicker; on the ε-prediction.
                 # The public implementation of mimic guidance has 1.0, which cuts off nothing, per frame.

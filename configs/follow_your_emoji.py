@@ -71,7 +71,7 @@ def base() -> ConfigDict:
                 "guidance": 1.0,
                 "guidance_interval": (0.0, 1.0),
                 "cache_every": 1,
-                "cache_depth": 1,
+                "cache_depth": 2,
                 "spacing": "trailing",
                 "previous": "listed",
                 "strategy": "overlap",

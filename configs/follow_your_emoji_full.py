@@ -42,7 +42,7 @@ def released(config: ConfigDict) -> None:
             "guidance": 3.5,
             "guidance_interval": (0.0, 1.0),
             "cache_every": 1,
-            "cache_depth": 1,
+            "cache_depth": 2,
             # infer.yaml `timestep_spacing`; the scheduler steps to t − 1000 // 30, which is not always the next of its list.
             "spacing": "trailing",
             "previous": "stride",

@@ -50,7 +50,7 @@ def get_config(name: str = "released") -> ConfigDict:
                 "guidance": 3.5,
                 "guidance_interval": (0.0, 1.0),
                 "cache_every": 1,
-                "cache_depth": 1,
+                "cache_depth": 2,
                 "spacing": "open",
                 "strategy": "continued",
                 "window": 49,

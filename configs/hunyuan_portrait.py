@@ -40,7 +40,7 @@ def get_config(name: str = "released") -> ConfigDict:
                 "guidance": 2.0,
                 "guidance_interval": (0.0, 1.0),
                 "cache_every": 1,
-                "cache_depth": 1,
+                "cache_depth": 2,
                 "strategy": "ring",
                 "window": 25,
                 "overlap": 3,

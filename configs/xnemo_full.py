@@ -63,7 +63,7 @@ def base() -> ConfigDict:
                 "guidance": 2.5,
                 "guidance_interval": (0.0, 1.0),
                 "cache_every": 1,
-                "cache_depth": 1,
+                "cache_depth": 2,
                 "spacing": "leading",
                 "offset": 1,
                 "previous": "stride",

@@ -35,7 +35,7 @@ class CacheSchedule:
     """
 
     every: int = 1
-    depth: int = 1
+    depth: int = 2
 
     def __post_init__(self) -> None:
         if self.every < 1:

@@ -26,7 +26,7 @@ class SamplingConfig:
     """Shares of the steps, first and last, between which guidance acts; outside the conditional branch runs alone."""
     cache_every: int = 1
     """Every so many-th step runs the whole network, the others use its deep features again (`diffusion.caching`); 1: all do."""
-    cache_depth: int = 1
+    cache_depth: int = 2
     """How many of a UNet's last layers run at the others too."""
     portrait_guidance: float | None = None
     """Where portrait and motion are guided apart: how strongly the portrait is added to nothing, while `guidance` says how

@@ -169,7 +169,7 @@ def test_settings_are_those_of_the_system_unless_given():
         "portrait_guidance": None,
         "guidance_interval": [0.0, 1.0],
         "cache_every": 1,
-        "cache_depth": 1,
+        "cache_depth": 2,
         "shift": 3,
     }
     assert Animator(system, {}).settings == base
