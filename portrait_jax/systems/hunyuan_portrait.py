@@ -337,7 +337,7 @@ class HunyuanPortrait(LatentDiffusion):
     def loss(
         self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The diffusion loss, and what a teacher adds (`systems.hunyuan_loss`): metrics `diffusion` and, if there is one, `teacher`.
+        """The diffusion loss, and what a teacher adds (`systems.hunyuan_loss`): metrics `diffusion`, and `teacher` where it is.
 
         Batch: `frames` u8 "b f H W 3" with `landmarks` "b f 478 3" in their pixels, and `reference` u8 "b H W 3", another frame
         of the same video. What drives and the identity's aligned face are cut out of the frames, or out of `driving`, the same
