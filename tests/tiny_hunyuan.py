@@ -29,7 +29,9 @@ def get_config(name: str = "released") -> ConfigDict:
             {"block_out_channels": (8, 8), "attention_levels": (True, False), "layers_per_block": 1, "norm_groups": 4,
              "num_heads": (1, 2), "context_dim": 16, "id_dim": 4}
         )  # fmt: skip
-        model.image_encoder.update({"hidden": 16, "layers": 2, "heads": 2, "mlp": 16, "registers": 1, "grid": 3, "patch": 14})
+        model.image_encoder.update(
+            {"hidden": 16, "layers": 2, "heads": 2, "mlp": 16, "registers": 1, "grid": 3, "patch": 14}
+        )
         model.identity.update({"width": 16, "attention_width": 8, "heads": 2})
         if model.identity.get("blocks", (1,)):
             model.identity.blocks = (1,)

@@ -110,9 +110,7 @@ def test_the_demo_starts_from_the_embedded_denoisers_half_over_space():
     system = build(hunyuan_portrait.get_config("demo_attention"))
     stage, expected = system.stages["demo_attention"], jax.eval_shape(system.init, jax.random.key(0))
     sources = {name: stage.init_from[name] for name in ("denoiser", "teacher")}
-    found = read_sources(
-        expected, sources, stage.allow_missing, allow_unused=stage.allow_unused, rename=stage.rename
-    )
+    found = read_sources(expected, sources, stage.allow_missing, allow_unused=stage.allow_unused, rename=stage.rename)
     assert flatten(found["teacher"]).keys() == flatten(expected["teacher"]).keys()
     taken, wanted = flatten(found["denoiser"]), flatten(expected["denoiser"])
     fresh = {name for name in wanted if name not in taken}
