@@ -5,25 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.nn import attention_kernels as kernels
+from portrait_jax.nn.attention_kernels import Bias, Keys, Mask, Queries
+from portrait_jax.sharding.attention import by_heads, by_tokens, devices_of_tokens
 from portrait_jax.target import platform
 from portrait_jax.typing import Array, Bool, Float
 
 LONG = 1 << 21
-"""Scores per head (queries × keys) from which an accelerator computes them in chunks of queries."""
-CHUNK = 512
-"""Queries per chunk."""
-CACHE = 1 << 19
-"""Scores that stay in a processor's cache: 2 MiB."""
+"""Scores per head (queries × keys) from which an accelerator computes them in chunks of queries, and a mesh splits tokens."""
+KERNEL_KEYS = 1024
+"""Keys from which the TPU kernel beats XLA, about."""
+KERNEL_SIZE = 256
+"""Head size up to which its blocks fit the chip's fast memory, backward too."""
 
-Queries = Float[Array, "b n heads d"]
-Keys = Float[Array, "b k heads d"]
-Mask = Bool[Array, "b #n k"]
-Bias = Float[Array, "#b heads n k"]
+IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
+    "xla": kernels.xla,
+    "chunked": kernels.chunked,
+    "pieces": kernels.pieces,
+    "cudnn": kernels.cudnn,
+    "splash": kernels.splash,
+}
+OPAQUE = ("splash",)
+"""What the partitioner cannot look into."""
 
 
 def attention(
@@ -32,92 +39,41 @@ def attention(
     """Softmax attention, scaled by (head size)^−1/2, softmax in float32.
 
     `mask` is true where a query may attend; heads share it. `bias` is added to the scaled scores, which then are computed as a
-    whole: it is as large as they are. `implementation` is "xla" (whole score matrix), "chunked"
+    whole: it is as large as they are. `implementation` is what computes on each device: "xla" (whole score matrix), "chunked"
     (chunks of queries, recomputed in the backward pass), "pieces" (pieces that fit a processor's cache, likewise), "cudnn"
-    (bf16/fp16 on an NVIDIA GPU), or "auto", which decides by device, type and size. Raises ConfigError for another name.
+    (bf16/fp16 on an NVIDIA GPU), "splash" (TPU; masks of keys only), or "auto", which decides by device, type and size.
+
+    In a mesh with a `sequence` axis, long attention is shared out over it: `sharding.attention.by_tokens`.
+
+    Raises ConfigError for another name, ShapeError for a mask that the named implementation cannot have.
     """
     if bias is not None:
-        return _xla(q, k, v, mask, bias)
-    name = _choose(q, k) if implementation == "auto" else implementation
-    if name not in IMPLEMENTATIONS:
-        known = ", ".join(("auto", *IMPLEMENTATIONS))
-        raise ConfigError(f"attention implementation '{name}' does not exist; known are: {known}")
-    return IMPLEMENTATIONS[name](q, k, v, mask)
+        return kernels.xla(q, k, v, mask, bias)
+    if implementation not in ("auto", *IMPLEMENTATIONS):
+        known = ("auto", *IMPLEMENTATIONS)
+        raise ConfigError(f"attention implementation '{implementation}' does not exist; known are: {', '.join(known)}")
+
+    def on_one_device(q: Queries, k: Keys, v: Keys, mask: Mask | None) -> Queries:
+        name = choose(q, k, mask) if implementation == "auto" else implementation
+        return IMPLEMENTATIONS[name](q, k, v, mask)
+
+    if devices_of_tokens() > 1 and q.shape[1] * k.shape[1] >= LONG:
+        return by_tokens(on_one_device, q, k, v, mask)
+    opaque = (choose(q, k, mask) if implementation == "auto" else implementation) in OPAQUE
+    return by_heads(on_one_device, q, k, v, mask) if opaque else on_one_device(q, k, v, mask)
 
 
-def _choose(q: Queries, k: Keys) -> str:
+def choose(q: Queries, k: Keys, mask: Mask | None = None) -> str:
+    """The name of the implementation for these shapes and types on this kind of device."""
     target, (items, queries, heads, size), keys = platform(), q.shape, k.shape[1]
     if target == "cpu":
-        return "pieces" if items * heads * queries * keys > CACHE else "xla"
+        return "pieces" if items * heads * queries * keys > kernels.CACHE else "xla"
     if target == "gpu" and q.dtype.itemsize == 2 and size % 8 == 0 and size <= 128:
         return "cudnn"
-    return "chunked" if queries * keys >= LONG and queries > CHUNK else "xla"
-
-
-def _xla(q: Queries, k: Keys, v: Keys, mask: Mask | None, bias: Bias | None = None) -> Queries:
-    """Normalises after weighting the values: one pass less over the scores, forward and backward."""
-    scores = jnp.einsum("bnhd,bkhd->bhnk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    if bias is not None:
-        scores = scores + bias.astype(jnp.float32)
-    if mask is not None:
-        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    values = jnp.einsum("bhnk,bkhd->bhnd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return jnp.swapaxes(values / weights.sum(-1, keepdims=True), 1, 2).astype(v.dtype)
-
-
-def _chunked(q: Queries, k: Keys, v: Keys, mask: Mask | None, size: int = CHUNK) -> Queries:
-    """All items at once, `size` queries after the other: items may be sharded."""
-    items, length = q.shape[:2]
-    count = -(-length // size)
-
-    def chunks(x: Array) -> Array:
-        padded = jnp.pad(x, [(0, 0), (0, count * size - length)] + [(0, 0)] * (x.ndim - 2))
-        return jnp.moveaxis(padded.reshape(items, count, size, *x.shape[2:]), 1, 0)
-
-    per_query = mask is not None and mask.shape[1] > 1
-
-    @jax.checkpoint
-    def one(chunk: tuple[Array, ...]) -> Array:
-        return _xla(chunk[0], k, v, chunk[1] if per_query else mask)
-
-    out = jax.lax.map(one, (chunks(q), chunks(mask)) if mask is not None and per_query else (chunks(q),))
-    return jnp.moveaxis(out, 0, 1).reshape(items, count * size, *q.shape[2:])[:, :length]
-
-
-def _pieces(q: Queries, k: Keys, v: Keys, mask: Mask | None) -> Queries:
-    """As many items at a time as fit the cache, else heads of an item; heads that do not fit are cut into chunks of queries."""
-    items, queries, heads, _ = q.shape
-    scores = heads * k.shape[1]
-    if heads > 1 and scores * queries > CACHE:
-        # One head's chunk is longer than that of all heads together, and long matrices multiply faster.
-        q, k, v = (jnp.swapaxes(x, 1, 2).reshape(items * heads, x.shape[1], 1, -1) for x in (q, k, v))
-        out = _pieces(q, k, v, None if mask is None else jnp.repeat(mask, heads, axis=0))
-        return jnp.swapaxes(out.reshape(items, heads, queries, -1), 1, 2)
-    group = next((g for g in range(min(items, max(1, CACHE // (scores * queries))), 0, -1) if items % g == 0), 1)
-    chunk = min(queries, max(64, CACHE // scores))
-    arrays = (q, k, v) if mask is None else (q, k, v, mask)
-
-    @jax.checkpoint
-    def one(piece: tuple[Any, ...]) -> Array:
-        q, k, v, mask = (*piece, None)[:4]
-        return _xla(q, k, v, mask) if chunk == queries else _chunked(q, k, v, mask, chunk)
-
-    out = jax.lax.map(one, jax.tree.map(lambda x: x.reshape(items // group, group, *x.shape[1:]), arrays))
-    return out.reshape(q.shape)
-
-
-def _cudnn(q: Queries, k: Keys, v: Keys, mask: Mask | None) -> Queries:
-    heads = None if mask is None else jnp.broadcast_to(mask[:, None], (q.shape[0], 1, q.shape[1], k.shape[1]))
-    return jax.nn.dot_product_attention(q, k, v, mask=heads, implementation="cudnn")
-
-
-IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
-    "xla": _xla,
-    "chunked": _chunked,
-    "pieces": _pieces,
-    "cudnn": _cudnn,
-}
+    of_keys = mask is None or mask.shape[1] == 1
+    if target == "tpu" and keys >= KERNEL_KEYS and queries >= kernels.LANES and size <= KERNEL_SIZE and of_keys:
+        return "splash"
+    return "chunked" if queries * keys >= LONG and queries > kernels.CHUNK else "xla"
 
 
 def split_heads(x: Float[Array, "*batch c"], heads: int) -> Float[Array, "*batch heads d"]:

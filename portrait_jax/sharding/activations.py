@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import jax
-from jax.sharding import PartitionSpec
+import math
 
-from portrait_jax.sharding.mesh import BATCH_AXES
+import jax
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from portrait_jax.sharding.mesh import AXES, BATCH_AXES
 from portrait_jax.typing import Array
+
+
+def mesh_in_context() -> AbstractMesh | None:
+    """The mesh of `jax.set_mesh`, if it has our axes; None in the body of a `shard_map`, which sees one device's part."""
+    mesh = jax.sharding.get_abstract_mesh()
+    ours = not mesh.empty and set(AXES) <= set(mesh.axis_names)
+    return mesh if ours and AxisType.Manual not in mesh.axis_types else None
+
+
+def dividing(mesh: AbstractMesh, size: int, axes: tuple[str, ...]) -> tuple[str, ...] | None:
+    """These axes of the mesh if together they divide an axis of an array, else None: it stays whole."""
+    return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
 
 
 def tokens_apart(x: Array) -> Array:
     """Tokens "b n …": items over the batch axes, tokens over `sequence`, where these divide them."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or "sequence" not in mesh.axis_names:
+    mesh = mesh_in_context()
+    if mesh is None:
         return x
-    size = 1
-    for axis in BATCH_AXES:
-        size *= mesh.shape[axis]
-    items = BATCH_AXES if x.shape[0] % size == 0 else None
-    tokens = "sequence" if x.shape[1] % mesh.shape["sequence"] == 0 else None
+    items, tokens = dividing(mesh, x.shape[0], BATCH_AXES), dividing(mesh, x.shape[1], ("sequence",))
     return jax.lax.with_sharding_constraint(x, PartitionSpec(items, tokens))

@@ -164,9 +164,9 @@ def test_every_remat_policy_of_a_system_is_tried():
 
 def test_what_is_compiled_for_an_accelerator_is_traced_for_it():
     q = jnp.zeros((1, 4096, 1, 64), jnp.bfloat16)
-    assert platform() == "cpu" and compute_dtype("auto") == jnp.float32 and layer._choose(q, q) == "pieces"
+    assert platform() == "cpu" and compute_dtype("auto") == jnp.float32 and layer.choose(q, q) == "pieces"
     with compiling_for("tpu"):
-        assert platform() == "tpu" and compute_dtype("auto") == jnp.bfloat16 and layer._choose(q, q) == "chunked"
+        assert platform() == "tpu" and compute_dtype("auto") == jnp.bfloat16 and layer.choose(q, q) == "splash"
     assert platform() == "cpu"
 
 
