@@ -61,6 +61,16 @@ def of_attention(equation: Any) -> float:
     return 4.0 * prod(queries) * keys[1]
 
 
+def of_kernel(equation: Any) -> float:
+    """A Pallas kernel: its body for each block of its grid, padding included."""
+    return prod(equation.params["grid_mapping"].grid) * flops(equation.params["jaxpr"])
+
+
+def of_devices(equation: Any) -> float:
+    """The body of a `shard_map` is one device's part: all do as much, those that do the same too."""
+    return equation.params["mesh"].size * flops(equation.params["jaxpr"])
+
+
 COUNTED: dict[str, Callable[[Any], float]] = {
     "dot_general": of_product,
     "conv_general_dilated": of_convolution,
@@ -68,4 +78,6 @@ COUNTED: dict[str, Callable[[Any], float]] = {
     "gathered": of_short_convolution,
     "dot_product_attention_fwd": of_attention,
     "dot_product_attention_fwd_wrapper": of_attention,
+    "pallas_call": of_kernel,
+    "shard_map": of_devices,
 }

@@ -18,7 +18,10 @@ from launch.benchmarks.flops import flops
 from launch.benchmarks.networks import NETWORKS
 from launch.benchmarks.timing import interleaved, summary
 from portrait_jax.errors import ConfigError, InputFileError
+from portrait_jax.nn.attention import attention
 from portrait_jax.nn.convolve import convolve
+from portrait_jax.sharding.mesh import make_mesh
+from portrait_jax.target import compiling_for
 
 SIDE_KEYS = {
     "median_s",
@@ -302,6 +305,23 @@ def test_operations_count_loops_as_often_as_they_run():
 def test_a_convolution_counts_the_same_whatever_short_cut_it_takes(name):
     traced = jax.make_jaxpr(lambda x, kernel: convolve(x, kernel, implementation=name))
     assert flops(traced(jnp.ones((2, 5, 6, 3)), jnp.ones((3, 3, 3, 4)))) == 2 * (2 * 5 * 6) * 9 * 3 * 4
+
+
+def test_flops_of_the_tpu_kernel_are_those_of_its_blocks_on_all_devices():
+    """Forward two products, backward five and two of them again: the scores and what comes to them, once for each kernel."""
+    given = [jax.ShapeDtypeStruct((2, n, 4, 8), jnp.bfloat16) for n in (1024, 2048, 2048)]
+    gradient = jax.grad(lambda *x: jnp.sum(attention(*x).astype(jnp.float32)), (0, 1, 2))
+    with compiling_for("tpu"), jax.set_mesh(make_mesh(data=2, tensor=4)):
+        counts = [flops(jax.jit(f).trace(*given).jaxpr) for f in (attention, gradient)]
+    product, row_sums = 2 * 2 * 4 * 1024 * 2048 * 8, 2 * 2 * 4 * 1024 * 8
+    assert counts == [2 * product, (2 + 5 + 2) * product + row_sums]
+
+
+def test_flops_of_tokens_apart_are_those_of_one_device():
+    q = jax.ShapeDtypeStruct((2, 4096, 4, 8), jnp.float32)
+    with jax.set_mesh(make_mesh(data=2, sequence=4)):
+        apart = flops(jax.jit(attention).trace(q, q, q).jaxpr)
+    assert apart == flops(jax.jit(attention).trace(q, q, q).jaxpr) == 2 * 2 * 2 * 4 * 4096 * 4096 * 8
 
 
 def test_samples_are_taken_in_turns():

@@ -1,0 +1,79 @@
+"""The transformer over text and video on a mesh: what it predicts, and what its devices hold."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from launch.compiling import hlo
+from portrait_jax.backbones.cogvideox import CogVideoX, CogVideoXConfig
+from portrait_jax.conditioning import Conditioning
+from portrait_jax.nn import attention as layer
+from portrait_jax.sharding import attention as sharded
+from portrait_jax.sharding.mesh import batch_sharding, make_mesh
+from portrait_jax.sharding.rules import shardings
+from tests.weights import random_params
+
+CONFIG = CogVideoXConfig(
+    layers=2, heads=4, head_dim=16, in_channels=4, out_channels=2, text_dim=8, text_tokens=6, time_dim=16, mlp=2,
+    grid=(3, 4, 6), remat="full",
+)  # fmt: skip
+MEMORY = 5
+
+
+def given():
+    """Noisy latents, noise levels, and a text with a memory that makes keys of an odd number."""
+    rng = np.random.default_rng(0)
+    x, text = rng.normal(size=(2, 3, 8, 12, 4)), rng.normal(size=(2, 6, 8))
+    memory = tuple(jnp.asarray(rng.normal(size=(2, 2, MEMORY, 4, 16)), jnp.float32) for _ in range(2))
+    conditioning = Conditioning(text=jnp.asarray(text, jnp.float32), memory=memory)
+    return jnp.asarray(x, jnp.float32), jnp.array([5, 900]), conditioning
+
+
+@pytest.mark.parametrize("differentiated", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_tokens_apart_give_the_prediction_and_gradients_of_one_device(differentiated, monkeypatch):
+    """Over items, heads and tokens at once; and nothing on a device is as large as all scores of one of its heads."""
+    model, (x, timestep, conditioning) = CogVideoX(CONFIG), given()
+    params = random_params(model, x, timestep, conditioning)
+
+    step = jax.grad(lambda *x: jnp.sum(jnp.sin(model.apply(*x)))) if differentiated else model.apply
+    expected = jax.jit(step)(params, x, timestep, conditioning)
+    monkeypatch.setattr(layer, "LONG", 1)
+    monkeypatch.setattr(sharded, "FEW_KEYS", 8)
+    mesh = make_mesh(data=2, tensor=2, sequence=2)
+    with jax.set_mesh(mesh):
+        places = shardings(jax.eval_shape(lambda: params), mesh)
+        placed = jax.device_put(params, places), jax.device_put(x, batch_sharding(mesh))
+        compiled = jax.jit(step).lower(*placed, timestep, conditioning).compile()
+        found = compiled(*placed, timestep, conditioning)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
+    times = 3 if differentiated else 1  # a remat'd forward pass and the backward one
+    assert hlo.collectives(compiled.as_text())["all-to-all"]["count"] >= 4 * CONFIG.layers * times
+
+
+@pytest.mark.slow
+def test_a_device_holds_no_whole_scores_and_gathers_no_tokens_for_attention(monkeypatch):
+    """With as many tokens as make the scores the largest array by far."""
+    config = CogVideoXConfig(
+        layers=2, heads=4, head_dim=16, in_channels=4, out_channels=2, text_dim=8, text_tokens=32, time_dim=16, mlp=2,
+        grid=(4, 16, 24), remat="full",
+    )  # fmt: skip
+    model, mesh = CogVideoX(config), make_mesh(data=1, tensor=2, sequence=4)
+    tokens = config.text_tokens + int(np.prod(config.grid))
+    x, text = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 4, 32, 48, 4), (1, 32, 8)))
+    timestep = jax.ShapeDtypeStruct((1,), jnp.float32)
+
+    def predict(params, x, timestep, text):
+        return model.apply(params, x, timestep, Conditioning(text=text))
+
+    tree = jax.eval_shape(lambda *x: model.init(jax.random.key(0), *x[:2], Conditioning(text=x[2])), x, timestep, text)
+    params = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, shardings(tree, mesh)
+    )
+    with jax.set_mesh(mesh):
+        step = jax.grad(lambda *x: jnp.sum(jnp.sin(predict(*x))))
+        text = jax.jit(step).lower(params, x, timestep, text).compile().as_text()
+    assert hlo.largest(text)[0]["bytes"] < tokens * tokens * 4
+    moved = hlo.collectives(text)
+    assert moved["all-to-all"]["bytes"] > moved["all-gather"]["bytes"]
