@@ -43,7 +43,7 @@ def attention(
     (chunks of queries, recomputed in the backward pass), "pieces" (pieces that fit a processor's cache, likewise), "cudnn"
     (bf16/fp16 on an NVIDIA GPU), "splash" (TPU; masks of keys only), or "auto", which decides by device, type and size.
 
-    In a mesh with a `sequence` axis, long attention is shared out over it: `sharding.attention.by_tokens`.
+    In a mesh with a `sequence` axis, long attention without bias is shared out over it: `sharding.attention.by_tokens`.
 
     Raises ConfigError for another name, ShapeError for a mask that the named implementation cannot have.
     """
@@ -53,14 +53,17 @@ def attention(
         known = ("auto", *IMPLEMENTATIONS)
         raise ConfigError(f"attention implementation '{implementation}' does not exist; known are: {', '.join(known)}")
 
+    def name(q: Queries, k: Keys, mask: Mask | None) -> str:
+        return choose(q, k, mask) if implementation == "auto" else implementation
+
     def on_one_device(q: Queries, k: Keys, v: Keys, mask: Mask | None) -> Queries:
-        name = choose(q, k, mask) if implementation == "auto" else implementation
-        return IMPLEMENTATIONS[name](q, k, v, mask)
+        return IMPLEMENTATIONS[name(q, k, mask)](q, k, v, mask)
 
     if devices_of_tokens() > 1 and q.shape[1] * k.shape[1] >= LONG:
         return by_tokens(on_one_device, q, k, v, mask)
-    opaque = (choose(q, k, mask) if implementation == "auto" else implementation) in OPAQUE
-    return by_heads(on_one_device, q, k, v, mask) if opaque else on_one_device(q, k, v, mask)
+    if name(q, k, mask) in OPAQUE:
+        return by_heads(on_one_device, q, k, v, mask)
+    return on_one_device(q, k, v, mask)
 
 
 def choose(q: Queries, k: Keys, mask: Mask | None = None) -> str:

@@ -56,31 +56,35 @@ def by_heads(attend: Attend, q: Queries, k: Keys, v: Keys, mask: Mask | None) ->
 def by_tokens(attend: Attend, q: Queries, k: Keys, v: Keys, mask: Mask | None) -> Queries:
     """Tokens over the mesh's `sequence` axis, padded where it does not divide them; see the module for the three ways.
 
-    Needs a mesh in context. The ring computes by itself and does not use `attend`.
+    The ring computes by itself and does not use `attend`.
     """
     mesh = mesh_in_context()
-    assert mesh is not None
+    if mesh is None:
+        return attend(q, k, v, mask)
     size, (items, heads) = mesh.shape[AXIS], _items_and_heads(q, mesh)
     apart, whole = PartitionSpec(items, AXIS, heads), PartitionSpec(items, None, heads)
-    rows = PartitionSpec(items, AXIS if mask is not None and mask.shape[1] > 1 else None)
-    queries, keys = q.shape[1], k.shape[1]
+    all_rows, own_rows = PartitionSpec(items), PartitionSpec(items, AXIS)
+    (queries, keys), per_query = (q.shape[1], k.shape[1]), mask is not None and mask.shape[1] > 1
     if keys < FEW_KEYS:
-        given = (_padded(q, size), k, v, mask if mask is None or mask.shape[1] == 1 else _padded(mask, size))
-        return _mapped(attend, given, (apart, whole, whole, rows), apart)[:, :queries]
-    if q.shape[2] // (mesh.shape["tensor"] if heads else 1) % size == 0:
+        given = (_padded(q, size), k, v, _padded(mask, size) if mask is not None and per_query else mask)
+        out = _mapped(attend, given, (apart, whole, whole, own_rows if per_query else all_rows), apart)
+    elif q.shape[2] // (mesh.shape["tensor"] if heads else 1) % size == 0:
         given = (_padded(q, size), _padded(k, size), _padded(v, size), mask)
-        exchanged = _all_to_all(attend, queries, keys)
-        return _mapped(exchanged, given, (apart, apart, apart, PartitionSpec(items)), apart)[:, :queries]
-    chunk = _even(-(-queries // size), RING_CHUNK)
-    seen = jnp.ones((q.shape[0], 1, keys), bool) if mask is None else mask
-    seen = _padded(seen, size, axis=2)
-    seen = seen if seen.shape[1] == 1 else _padded(seen, size * chunk)
-    given = (_padded(q, size * chunk), _padded(k, size), _padded(v, size), seen)
+        out = _mapped(_all_to_all(attend, queries, keys), given, (apart, apart, apart, all_rows), apart)
+    else:
+        chunk = _even(-(-queries // size), RING_CHUNK)
+        seen = _padded(jnp.ones((q.shape[0], 1, keys), bool) if mask is None else mask, size, axis=2)
+        seen = _padded(seen, size * chunk) if per_query else seen
+        given = (_padded(q, size * chunk), _padded(k, size), _padded(v, size), seen)
+        out = _mapped(_ring(chunk), given, (apart, apart, apart, own_rows if per_query else all_rows), apart)
+    return out[:, :queries]
 
+
+def _ring(chunk: int) -> Callable[..., Array]:
     def ring(q: Array, k: Array, v: Array, mask: Array) -> Array:
         return ring_attention(q, k, v, mask, AXIS, chunk)
 
-    return _mapped(ring, given, (apart, apart, apart, rows), apart)[:, :queries]
+    return ring
 
 
 def _all_to_all(attend: Attend, queries: int, keys: int) -> Attend:

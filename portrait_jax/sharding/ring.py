@@ -19,7 +19,6 @@ LEAST = float(jnp.finfo(jnp.float32).min)
 
 Queries = Float[Array, "b n heads d"]
 Keys = Float[Array, "b k heads d"]
-Chunks = Float[Array, "chunks b n heads d"]
 
 
 class Softmax(NamedTuple):
