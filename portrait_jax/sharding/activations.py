@@ -24,9 +24,13 @@ def dividing(mesh: AbstractMesh, size: int, axes: tuple[str, ...]) -> tuple[str,
 
 
 def tokens_apart(x: Array) -> Array:
-    """Tokens "b n …": items over the batch axes, tokens over `sequence`, where these divide them."""
+    """Tokens "b n …": items over the batch axes, tokens over `sequence`, where these divide them.
+
+    Tokens that `sequence` does not divide lie as the partitioner finds best: it splits them unevenly where attention does
+    (`sharding.attention`), which a constraint may not say.
+    """
     mesh = mesh_in_context()
     if mesh is None:
         return x
-    items, tokens = dividing(mesh, x.shape[0], BATCH_AXES), dividing(mesh, x.shape[1], ("sequence",))
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(items, tokens))
+    tokens = dividing(mesh, x.shape[1], ("sequence",)) or PartitionSpec.UNCONSTRAINED
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(dividing(mesh, x.shape[0], BATCH_AXES), tokens))
