@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from launch import cli
+from launch import cli, executables
 from launch.priors import load_extension
 from portrait_jax import systems
 from portrait_jax.animation import Animator
@@ -30,6 +30,7 @@ from portrait_jax.systems.loading import EMBEDDED, load_system_params, pose_cont
 from portrait_jax.systems.system import System
 from portrait_jax.training.params import identify
 
+flags.adopt_module_key_flags(executables)  # --help names it too.
 CONFIG = config_flags.DEFINE_config_file("config", "configs/follow_your_emoji.py:demo", "Config file and stage.")
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Parameters: a .safetensors file or a run's directory. Default: the demo's."
@@ -107,6 +108,7 @@ def main() -> None:
     for flag in NEEDED:
         if not flag.value:
             raise ConfigError(f"--{flag.name} is missing; give it (--help says what each flag takes)")
+    executables.keep()
     config = CONFIG.value
     set_scales(config)
     bases = [resolve(path) for path in BASE.value]
@@ -147,6 +149,7 @@ def main() -> None:
     print(
         f"{job.output}: {record['frames']} frames at {record['fps']:g} fps; contact sheet {job.sheet}, settings {job.record}"
     )
+    executables.tell()
 
 
 def set_scales(config: ConfigDict) -> None:

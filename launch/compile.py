@@ -5,7 +5,8 @@
     python -m launch.compile --config configs/xnemo.py:released --program sample --topology v6e:2x2
 
 From shapes alone: no weights, no data, no accelerator, but for a TPU its compiler (python -m pip install libtpu). Status 1 if
-the program does not fit the chips' memory. `--sweep` tries meshes and remat policies. What is reported: docs/scale.md.
+the program does not fit the chips' memory. `--sweep` tries meshes and remat policies. `--compilation_cache` keeps the program for
+runs on such a machine. What is reported: docs/scale.md.
 """
 
 from __future__ import annotations
@@ -17,19 +18,20 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from launch import cli
+from launch import cli, executables
 from launch.benchmarks.command import checked_output
 from launch.compiling.command import Request, finish, found
 from launch.compiling.machines import machine
 from portrait_jax.errors import ConfigError
 
+flags.adopt_module_key_flags(executables)  # --help names it too.
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and stage: configs/NAME.py:STAGE.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "Slice: v4, v5e, v5p or v6e and its shape, such as v5e:4x4; or cpu:8.")
 MESH = flags.DEFINE_list("mesh", [], "Mesh, such as data=2,fsdp=8; default the config's.")
 PROGRAM = flags.DEFINE_string("program", "train", "train (one step) or sample.")
 CLIPS = flags.DEFINE_integer("clips", 1, "Portraits that are animated together (--program=sample).", lower_bound=1)
 SWEEP = flags.DEFINE_bool("sweep", False, "Try meshes and remat policies, and print those that fit, best first.")
-EFFORT = flags.DEFINE_bool("effort", False, "Compile as a run would, not quickly.")
+EFFORT = flags.DEFINE_bool("effort", False, "Compile as a run would, not quickly; so does --compilation_cache.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for everything that was found.")
 
 
@@ -40,7 +42,14 @@ def main() -> None:
         raise ConfigError(
             "--config and --topology are needed, e.g. --config configs/hallo3.py:stage1 --topology v5p:4x4x4"
         )
-    request = Request(CONFIG.value, machine(TOPOLOGY.value), MESH.value, PROGRAM.value, CLIPS.value, EFFORT.value)
+    if SWEEP.value and executables.FOLDER.value is not None:
+        raise ConfigError(
+            "--compilation_cache keeps the one program of a run; leave out --sweep, or look without keeping"
+        )
+    kept = executables.keep()
+    # A program that was compiled with other options is another one to jax: a run would not find it.
+    effort = EFFORT.value or kept is not None
+    request = Request(CONFIG.value, machine(TOPOLOGY.value), MESH.value, PROGRAM.value, CLIPS.value, effort)
     if status := finish(found(request, SWEEP.value), output):
         sys.exit(status)
 

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from data.cases import average_person, evaluation_cases
-from launch import cli
+from launch import cli, executables
 from launch.evaluations import attention, long_video, manifest, motion, sound, speed
 from portrait_jax import systems
 from portrait_jax.animation import Animator, animate_clip
@@ -55,6 +55,7 @@ SEEN = {"long_video": long_video.run, "motion": motion.run, "speed": speed.run}
 FITTING = {"sound": tuple(HEARD), "sound and text": ("sound",), "faces": ("people", "long_video", "motion", "speed")}
 """What drives a system → the analyses that fit it, where these are not the others."""
 
+flags.adopt_module_key_flags(executables)  # --help names it too.
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and stage: configs/NAME.py:STAGE.")
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A .safetensors file or a training's workdir; default the package's."
@@ -105,6 +106,7 @@ def main() -> None:
     if MANIFEST.value and ANALYSIS.value != "people":
         raise ConfigError("--manifest and --analysis are two evaluations; give one of them")
     config, output = CONFIG.value, cli.output_folder("output", OUTPUT.value)
+    executables.keep()
     frames = FRAMES.value or DEFAULT_FRAMES[kind]
     system = systems.build_system(config)
     trained = load_system_params(system, CHECKPOINT.value)

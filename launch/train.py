@@ -21,7 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from data.pipeline import make_loader
-from launch import cli, hosts
+from launch import cli, executables, hosts
 from launch.writers import ImageFiles, TensorBoard
 from portrait_jax import systems
 from portrait_jax.errors import ConfigError
@@ -31,6 +31,7 @@ from portrait_jax.training.params import DTYPES, export
 from portrait_jax.training.task import LoopOptions
 
 flags.adopt_module_key_flags(hosts)  # --help names them too.
+flags.adopt_module_key_flags(executables)
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file and stage: configs/NAME.py:STAGE.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; the stage is a sub-directory of it.")
 STEPS = flags.DEFINE_integer("steps", None, "Shorthand for --config.train.steps.", lower_bound=1)
@@ -55,6 +56,7 @@ def main() -> None:
         config.train.steps = STEPS.value
     folder = cli.output_folder("workdir", WORKDIR.value)
     hosts.join()
+    executables.keep()
     with ending_at_once():
         run(config, folder)
 
@@ -93,6 +95,7 @@ def run(config: ConfigDict, folder: Path) -> None:
         loader.close()
     if jax.process_index() == 0:
         print(f"trained {task.name}:{config.stage} to step {stage.steps}; the run is in {workdir}")
+        executables.tell()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from data.pipeline import make_loader
@@ -81,8 +82,8 @@ def batch_shapes(config: ConfigDict, batch_size: int, frames: int, mesh: Mesh) -
 
 
 def sampling(config: ConfigDict, mesh: Mesh, clips: int = 1) -> Program:
-    """A chunk of windows with all solver steps, as `launch.animate` compiles it; where windows are denoised jointly, one window
-    in one step; where clips are continued, a whole clip with its decoder.
+    """A chunk of windows with all solver steps; where windows are denoised jointly, one window in one step; where clips are
+    continued, a whole clip with its decoder. On one device it is the very program of `launch.animate`, which knows no mesh.
 
     Args:
         clips: portraits that are animated together, over the mesh's batch axes.
@@ -95,26 +96,34 @@ def sampling(config: ConfigDict, mesh: Mesh, clips: int = 1) -> Program:
     if driven_by not in DRIVING:
         raise ConfigError(f"{config.task} samples nothing that is driven; --program=sample is for systems")
     tree = jax.eval_shape(system.init, jax.random.key(0))
-    params = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(system.dtype), sharding=place),
-        tree,
-        shardings(tree, mesh),
-    )
+    if mesh.size == 1:
+        params = whole(tree, mesh)
+    else:
+        params = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(system.dtype), sharding=place),
+            tree,
+            shardings(tree, mesh),
+        )
     animator = Animator(system, {})
     plan = animator.plan(10_000)
     kind = next(name for name, fits in KINDS.items() if fits(plan))
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext():
         traced, steps = SAMPLERS[kind](animator, plan, params, mesh, clips)
     return Program(traced, params, clips, steps)
 
 
 def whole(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Shapes of a tree, its first axis over the mesh's batch axes where they divide it."""
+    """Shapes of a tree, its first axis over the mesh's batch axes where they divide it; on one device without a mesh."""
     parts = int(np.prod([mesh.shape[axis] for axis in ("data", "fsdp")]))
 
     def place(leaf: Any) -> jax.ShapeDtypeStruct:
         shape = jnp.shape(leaf)
-        split = batch_sharding(mesh) if shape and shape[0] % parts == 0 else NamedSharding(mesh, PartitionSpec())
+        if mesh.size == 1:
+            alone = mesh.devices.item()
+            # What lies where everything lies by default has no annotation in a run's program, so it must have none here.
+            split: Any = None if alone == jax.devices()[0] else SingleDeviceSharding(alone)
+        else:
+            split = batch_sharding(mesh) if shape and shape[0] % parts == 0 else NamedSharding(mesh, PartitionSpec())
         return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=split)
 
     return jax.tree.map(place, tree)
@@ -140,9 +149,8 @@ def in_order(animator: Animator, plan: Any, params: PyTree, mesh: Mesh, clips: i
         noise_share=system.sampling.noise_share,
         cache=animator.cache,
     )
-    chunk = jax.tree.map(np.asarray, plan.arguments(0, size))
     key = jax.eval_shape(jax.random.key, 0)
-    return run.trace(params, whole(branches, mesh), whole(carry, mesh), key, *chunk), 1
+    return run.trace(params, whole(branches, mesh), whole(carry, mesh), key, *plan.arguments(0, size)), 1
 
 
 def jointly(animator: Animator, plan: Any, params: PyTree, mesh: Mesh, clips: int) -> tuple[Any, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 
+from launch import executables
 from launch.benchmarks.flops import flops
 from launch.compiling import hlo
 from launch.compiling.machines import GIB, Machine
@@ -31,7 +33,7 @@ def compiled(program: Program, machine: Machine, quick: bool = True) -> dict[str
         quick: compile with less effort: convolutional networks take minutes otherwise.
     """
     counted = flops(program.traced.jaxpr)
-    begin, failure, executable = perf_counter(), "", None
+    begin, failure, executable, before = perf_counter(), "", None, Counter(executables.counts)
     lowered = program.traced.lower()
     try:
         executable = lowered.compile(compiler_options=effort(machine) if quick else None)
@@ -54,6 +56,7 @@ def compiled(program: Program, machine: Machine, quick: bool = True) -> dict[str
     peak = peak_bytes(memory)
     return {
         **found,
+        "cache": executables.fate(before),
         "fits": peak <= machine.chip.memory_gib * GIB,
         "peak_gib": peak / GIB,
         "arguments_gib": memory.argument_size_in_bytes / GIB,
@@ -79,8 +82,11 @@ def peak_bytes(memory: Any) -> int:
 
 def held(tree: PyTree) -> float:
     """GiB of a placed tree on each device."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves) / GIB
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        part = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+        total += math.prod(part) * leaf.dtype.itemsize
+    return total / GIB
 
 
 def document(found: dict[str, Any], **told: Any) -> dict[str, Any]:
@@ -125,6 +131,8 @@ def lines(made: dict[str, Any]) -> list[str]:
         f"  {made['flops'] / 1e12:.4g} TFLOP, {made['flops_per_chip'] / 1e12:.4g} per chip; "
         f"compiled in {made['compile_seconds']} s",
     ]
+    if made.get("cache"):
+        rows.append(f"  compilation cache: {made['cache']}")
     for kind, total in made.get("collectives", {}).items():
         rows.append(f"  {kind}: {total['count']}, {amount(total['bytes'])} together")
     for array in made.get("largest", [])[:SHOWN]:
