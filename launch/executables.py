@@ -125,7 +125,7 @@ def fate(before: Counter[str]) -> str | None:
         return None
     if counts["read"] > before["read"]:
         return "was there already"
-    return "added" if counts["written"] > before["written"] else "not kept: see docs/scale.md"
+    return "kept" if counts["written"] > before["written"] else "not kept: see docs/scale.md"
 
 
 def remove_damaged(folder: Path) -> None:
