@@ -57,7 +57,7 @@ def base(name: str) -> ConfigDict:
             "train": {
                 "trainable": (*ENCODERS, *TRAINABLE),
                 "adversary": {"trainable": ADVERSARY, "lr": 1e-4, "b1": 0.0},
-                "init_from": {},
+                "init_from": {"vgg19": "", "vggface": ""},
                 "steps": 200_000,
                 "batch_size": 32,
                 "frames": 2,

@@ -49,7 +49,7 @@ def get_config(name: str = "vqvae") -> ConfigDict:
                 "seed": 0,
                 "checkpoint_every": 5000,
                 "log_every": 50,
-                "init_from": {},
+                "init_from": {"motion_statistics": ""},  # none: latents as they are
             },
             "data": {"kind": "motion", "path": "", "clip_frames": 2 * T, "emotions": 0},
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},

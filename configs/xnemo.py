@@ -31,7 +31,7 @@ EMBEDDED = "{assets}/follow_your_emoji_demo.safetensors"
 
 
 def get_config(name: str = "released") -> ConfigDict:
-    """`released`, `stage1`, `stage2`, `stage3` at published size; `demo_stage1`, `demo_motion`, `demo_attention`,
+    """`released`, `stage1`, `stage2`, `stage3`, `trained` at published size; `demo_stage1`, `demo_motion`, `demo_attention`,
     `demo_stage2`, `demo_stage3`, and `demo`, which animates; `ablation_NAME_stage1`, `_motion`, `_stage2`, `_stage3` and
     `ablation_NAME`, of demo size.
     """

@@ -13,20 +13,21 @@ The rest trains it. Once, the networks that it starts from (docs/convert.md; FIL
     python -m launch.convert import --layout sd15_unet --subnet reference --input FILE --output pretrained/reference
     python -m launch.convert import --layout sd15_vae --input FILE --output pretrained/autoencoder
     python -m launch.convert import --layout clip_vision_vit_l --input FILE --output pretrained/image_encoder
+    python -m launch.convert import --layout resnet50 --input FILE --output pretrained/appearance_encoder
 
 then, with clips that `launch.prepare --config configs/prepare.py:video --config.size=512` made of HDTF, VFHQ, NeRSemble or
 your own:
 
     python -m launch.train --config configs/xnemo.py:stage1 --config.data.path=CLIPS --workdir runs/xnemo
 
-and alike `stage2` and `stage3`. The paper publishes no training code; what it leaves open is marked so (docs/xnemo.md).
+and alike `stage2` and `stage3`; `trained` animates the result. The paper publishes no training code; what it leaves open is
+marked so (docs/xnemo.md).
 """
 
 from ml_collections import ConfigDict
 
 from portrait_jax.adversarial.head import ADVERSARY, TRAINABLE
 
-MOTION_PATHS = "denoiser/.*motion_modules.*"
 TEMPORAL_PATHS = "denoiser/.*temporal_modules.*"
 
 
@@ -99,6 +100,7 @@ def model() -> ConfigDict:
             "prediction": "epsilon",
             # Equations 3 to 7; sizes are StyleGAN2's at 256 pixels and ResNet-50's (appendix A; the resolution is open).
             "head": {
+                "vgg19": "authors",  # or "torchvision": whose weights `init_from.vgg19` names
                 "pictures": {},
                 "resnet": {},
                 "weights": {
@@ -124,6 +126,9 @@ def stage1(config: ConfigDict) -> None:
     config.model.denoiser.gradient_checkpointing = True
     # Trained with the autoencoder of Stable Diffusion, whose latents are those of the release's decoder.
     config.model.temporal_decoder = False
+    # The release's norms have stored statistics, which nothing measures here, and its bottleneck's ReLU can die for good in an
+    # encoder that starts from nothing (docs/xnemo.md); one that goes on from the release takes this back.
+    config.model.motion_encoder.update({"batch_norms": False, "norm_groups": 4, "leak": 0.2})
     config.data = ConfigDict({"kind": "faces", "path": "", "size": 512, "latent_factor": 8, "frame_stride": (1, 1)})
     config.train = ConfigDict(
         {
@@ -164,7 +169,14 @@ def stage2(config: ConfigDict) -> None:
     """Motion, end to end: the motion encoder, its attention, both UNets and the GAN head (§3.3)."""
     stage1(config)
     config.loss.update({"motion": True, "head": True})
-    config.train.init_from = ConfigDict({"*": "{workdir}/stage1"})
+    config.train.init_from = ConfigDict(
+        {
+            "*": "{workdir}/stage1",
+            "appearance_encoder": "pretrained/appearance_encoder",  # ResNet-50; which weights is open in the paper
+            "vgg19": "",
+            "vggface": "",
+        }
+    )
     config.train.rename = ConfigDict()
     config.train.update(
         {
@@ -200,4 +212,10 @@ def stage3(config: ConfigDict) -> None:
     )
 
 
-STAGES = {"released": released, "stage1": stage1, "stage2": stage2, "stage3": stage3}
+def trained(config: ConfigDict) -> None:
+    """Animates what the three stages made."""
+    stage3(config)
+    released(config)
+
+
+STAGES = {"released": released, "stage1": stage1, "stage2": stage2, "stage3": stage3, "trained": trained}

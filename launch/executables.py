@@ -120,8 +120,9 @@ def tell() -> None:
 
 
 def fate(before: Counter[str]) -> str | None:
-    """What became of the program that was compiled since `counts` were `before`; None without the flag."""
-    if FOLDER.value is None:
+    """What became of the program that was compiled since `counts` were `before`; None without the flag, also where
+    no command line has been read."""
+    if not flags.FLAGS.is_parsed() or FOLDER.value is None:
         return None
     if counts["read"] > before["read"]:
         return "was there already"

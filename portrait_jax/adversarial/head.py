@@ -19,12 +19,15 @@ import jax.numpy as jnp
 from portrait_jax.adversarial.losses import feature_distance, hinge_discriminator, hinge_generator
 from portrait_jax.adversarial.networks import Discriminator, Generator, PictureConfig
 from portrait_jax.encoders.resnet import ResNet, ResNetConfig
-from portrait_jax.encoders.vgg import VGG, VGG19, VGG_FACE, VGGConfig
+from portrait_jax.encoders.vgg import VGG, VGG19, VGG19_TORCHVISION, VGG_FACE, VGGConfig
+from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.settings import from_mapping
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
 JUDGES: Mapping[str, VGGConfig] = MappingProxyType({"vgg19": VGG19, "vggface": VGG_FACE})
 """Sub-networks of the perceptual terms: frozen, and of no use without published weights."""
+TRAINED_BY = MappingProxyType({"authors": VGG19, "torchvision": VGG19_TORCHVISION})
+"""Whose weights VGG-19 gets: they want other pixels."""
 DISCRIMINATOR = "gan_discriminator"
 TRAINABLE = (r"gan_generator/.*", r"appearance_encoder/.*/(kernel|scale|bias)$")
 """Patterns of the leaves that learn with the generator: all but the stored statistics of norms."""
@@ -63,7 +66,8 @@ class DualHead:
 
     @classmethod
     def from_config(cls, section: Any, *, motion: int, dtype: Any, sources: Iterable[str]) -> DualHead:
-        """Builds it from `model.head`: `pictures`, `resnet`, `weights` and `appearance`, each with its defaults.
+        """Builds it from `model.head`: `pictures`, `resnet`, `weights`, `appearance` and `vgg19` (a name of `TRAINED_BY`), each
+        with its defaults.
 
         Args:
             motion: width of the motion latent.
@@ -77,6 +81,10 @@ class DualHead:
             name: from_mapping(kind, parts.pop(name, {}))
             for name, kind in (("pictures", PictureConfig), ("resnet", ResNetConfig), ("weights", HeadWeights))
         }
+        trained_by = parts.pop("vgg19", "authors")
+        if trained_by not in TRAINED_BY:
+            raise ConfigError(f"model.head.vgg19 '{trained_by}' does not exist{nearest(trained_by, list(TRAINED_BY))}")
+        made["judges"] = {**JUDGES, "vgg19": TRAINED_BY[trained_by]}
         return from_mapping(cls, parts, **made, motion=motion, dtype=dtype).with_weights_of(sources)
 
     @property

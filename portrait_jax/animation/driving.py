@@ -101,7 +101,7 @@ def resample(sequence: LandmarkSequence, fps: float | None) -> LandmarkSequence:
     return sequence._replace(fps=float(fps), landmarks=landmarks, expression=mixed)
 
 
-def resampled_rows(rows: Float[np.ndarray, "f *n"], fps: float, wanted: float) -> Float[np.ndarray, "g *n"]:
+def resampled_rows(rows: Float[np.ndarray, " f *n"], fps: float, wanted: float) -> Float[np.ndarray, " g *n"]:
     """One row per frame at another rate, linearly interpolated: the duration stays. Float32."""
     frames = len(rows)
     count = max(round(frames * wanted / fps), 1)

@@ -153,8 +153,8 @@ def signal_noise(
 
 
 def add_noise(
-    schedule: Schedule, x0: Float[Array, "b *shape"], noise: Float[Array, "b *shape"], timestep: Int[Array, " b"]
-) -> Float[Array, "b *shape"]:
+    schedule: Schedule, x0: Float[Array, " b *shape"], noise: Float[Array, " b *shape"], timestep: Int[Array, " b"]
+) -> Float[Array, " b *shape"]:
     """Draws x_t = √ᾱ_t x0 + √(1 − ᾱ_t) noise for unit-variance `noise` and t in [0, T) (arXiv 2006.11239, eq. 4)."""
     alpha, sigma = signal_noise(schedule, timestep, x0.ndim)
     return alpha * x0 + sigma * noise

@@ -89,7 +89,7 @@ def aligned(driving: Sequence12, source: Float[np.ndarray, "12 2"]) -> Sequence1
     )
 
 
-def _lengths(points: Float[np.ndarray, "12 2"], pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, "n"]:
+def _lengths(points: Float[np.ndarray, "12 2"], pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, " n"]:
     """Distances of pairs of joints."""
     return np.array([np.linalg.norm(points[JOINTS.index(a)] - points[JOINTS.index(b)]) for a, b in pairs])
 

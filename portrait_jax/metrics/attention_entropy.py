@@ -1,7 +1,7 @@
 """How decided attention is: the entropy of what a denoiser's queries look at, for each condition that it is told.
 
-A condition that controls strongly is looked at in few, certain places: its attention's entropy is low. One that is weak, as a
-sound is beside a text or a face, leaves attention spread out. Entropies are divided by the logarithm of the number of tokens,
+A condition that controls strongly is looked at in few, certain places: its attention's entropy is low. One that is weak leaves
+attention spread out (AnyExpress, figure 3). Entropies are divided by the logarithm of the number of tokens,
 so that conditions of different lengths compare: 0 looks at one token alone, 1 at all alike.
 """
 

@@ -109,6 +109,8 @@ class Stage:
         parts = split_settings(section, OptimizerConfig, cls, LoopOptions)
         settings = parts[cls]
         tables = {name: dict(settings.pop(name, {})) for name in ("init_from", "rename")}
+        # A flag can only change a key that is there: an empty one has room for a source that need not be given.
+        tables["init_from"] = {name: source for name, source in tables["init_from"].items() if source}
         optimizer = from_mapping(OptimizerConfig, parts[OptimizerConfig])
         against = settings.pop("adversary", None)
         adversary = Adversary.from_config(against, optimizer) if against else None

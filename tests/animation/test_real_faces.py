@@ -66,7 +66,9 @@ def test_the_release_frames_portraits_by_twice_the_faces_box(samples_dir, face_l
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(9))
-def test_every_sample_drives_every_portrait(animator, samples_dir, face_landmarker_path, tmp_path, number):
+def test_every_driver_of_the_samples_moves_one_of_their_portraits(
+    animator, samples_dir, face_landmarker_path, tmp_path, number
+):
     driving = sorted((samples_dir / "driving").iterdir())[number]
     portrait = samples_dir / "portraits" / PORTRAITS[number % 3]
 

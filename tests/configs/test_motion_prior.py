@@ -65,7 +65,7 @@ def test_labels_are_one_number_for_data_and_prior():
 
 
 def test_the_second_stage_starts_from_the_first():
-    assert motion_prior.get_config("gpt").train.init_from.to_dict() == {"*": "{workdir}/vqvae"}
+    assert motion_prior.get_config("gpt").train.init_from.to_dict() == {"*": "{workdir}/vqvae", "motion_statistics": ""}
     assert motion_prior.get_config("vqvae").stage == "vqvae"
 
 

@@ -71,7 +71,7 @@ def test_the_releases_parameters_are_those_of_its_layout():
         links = {f"{part.subnet}/{link.path}": link.shape for link in part.links(part.published())}
         assert not published.keys() & links.keys()
         published |= links
-    tree = jax.eval_shape(build_system(xnemo.get_config()).init, jax.random.key(0))
+    tree = jax.eval_shape(build(xnemo.get_config()).init, jax.random.key(0))
     assert shapes(tree) == published
     patterns = ("denoiser/.*temporal_modules", "denoiser/.*motion_modules", "motion_encoder", "autoencoder")
     sizes = {path: math.prod(shape) / 1e6 for path, shape in published.items()}

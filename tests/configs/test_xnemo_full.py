@@ -16,6 +16,9 @@ import pytest
 
 from configs import xnemo
 from data.pipeline import DataConfig, check_kind
+from launch.compiling import programs
+from portrait_jax.encoders.vgg import VGG19_TORCHVISION, VGG_FACE
+from portrait_jax.errors import ConfigError
 from portrait_jax.interchange.layouts import layout_named
 from portrait_jax.settings import from_mapping
 from portrait_jax.sharding.mesh import batch_sharding, make_mesh
@@ -66,10 +69,15 @@ def test_the_head_has_the_papers_weights_and_says_which_terms_are_off():
     assert head is not None and head.pictures.size == 256
     assert (head.weights.adversarial, head.weights.recon, head.weights.feature_matching) == (1.0, 1.0, 10.0)
     config = xnemo.get_config("stage2")
-    with config.unlocked():
-        config.train.init_from.update({"vgg19": "FILE", "vggface": "FILE"})
+    # As flags do, which know no keys but those that are there.
+    given = {"train.init_from.vgg19": "FILE", "train.init_from.vggface": "FILE", "model.head.vgg19": "torchvision"}
+    config.update_from_flattened_dict(given)
     head = XNemo.from_config(config).head
     assert head is not None and (head.weights.vgg19, head.weights.vggface) == (3e-2, 6e-3)
+    assert (head.judges["vgg19"], head.judges["vggface"]) == (VGG19_TORCHVISION, VGG_FACE)
+    config.model.head.vgg19 = "torch"
+    with pytest.raises(ConfigError, match="did you mean 'torchvision'"):
+        XNemo.from_config(config)
 
 
 @pytest.mark.slow
@@ -141,33 +149,27 @@ def test_the_training_step_lowers_for_eight_devices(stage):
 
 @pytest.mark.slow
 def test_the_release_lowers_for_eight_devices():
-    """Conditioning and one joint step's prediction of a window of 24 frames, from shapes alone."""
+    """Conditioning, and the animation's own program: one guided step of a joint window of 24 frames, from shapes alone."""
     made, mesh = system("released"), make_mesh(data=1, fsdp=8)
     frames, side = made.sampling.window, made.motion_encoder_config.image_size
-    spread = shardings(shapes("released"), mesh)
     params = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes("released"), spread
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes("released"),
+        shardings(shapes("released"), mesh),
     )
 
-    def window(params, portrait, faces, own, noisy, timestep):
-        still = made.encode_portrait(params, portrait)
-        branches = made.encode_driving(params, still, {"faces": faces, "reference_face": own})
-        return {name: made.denoise(params, noisy, timestep, branch) for name, branch in branches.items()}
+    def told(params, portrait, faces, own):
+        return made.encode_driving(
+            params, made.encode_portrait(params, portrait), {"faces": faces, "reference_face": own}
+        )
 
     def u8(*shape: int):
         return jax.ShapeDtypeStruct((*shape, 3), np.uint8)
 
-    noisy = jax.ShapeDtypeStruct((1, frames, *made.latent_shape()), np.float32)
     with jax.set_mesh(mesh):
-        lowered = jax.jit(window).lower(
-            params,
-            u8(1, 512, 512),
-            u8(1, frames, side, side),
-            u8(1, side, side),
-            noisy,
-            jax.ShapeDtypeStruct((1,), np.int32),
-        )
-    assert re.search(r"num_partitions = 8", lowered.as_text())
-    assert {name: leaf.shape for name, leaf in lowered.out_info.items()} == dict.fromkeys(
-        ("cond", "uncond"), noisy.shape
-    )
+        lowered = jax.jit(told).lower(params, u8(1, 512, 512), u8(1, frames, side, side), u8(1, side, side))
+    assert re.search(r"num_partitions = 8", lowered.as_text()) and lowered.out_info.keys() == {"cond", "uncond"}
+    sampler = programs.sampling(xnemo.get_config("released"), mesh)
+    step = sampler.traced.lower()
+    assert re.search(r"num_partitions = 8", step.as_text())
+    assert step.out_info.shape == (1, frames, *made.latent_shape()) and sampler.steps == 35
