@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -203,9 +204,13 @@ def npy_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np
     return shape, dtype
 
 
+_ONE_AT_A_TIME = threading.Lock()
+
+
 def load_npz(path: Path, name: str) -> np.ndarray:
     """One array of an npz; never pickled objects."""
-    with np.load(path, allow_pickle=False) as stored:
+    # Threads of the data pipeline meet here: Python 3.11 before 3.11.8 raises SystemError where two parse a header at once.
+    with _ONE_AT_A_TIME, np.load(path, allow_pickle=False) as stored:
         return stored[name]
 
 
