@@ -141,7 +141,7 @@ def test_every_step_matches_golden(number):
             expected = expected / count[:, None, None, None]
         assert_close(epsilon, expected)
         if run["guidance_scale"] > 1:
-            assert_close(free, latents, 1e-3)
+            assert_close(free, latents)
         recorded = jnp.asarray(latents)
 
 
@@ -151,4 +151,4 @@ def test_decoded_frames_match_golden():
             latents = channels_last(GOLDEN.tensors[f"run{i}/out/latents"][-1])
             video = jax.jit(system().decode)(params(), jnp.asarray(latents))
             chosen = np.asarray(video)[:, run["video_frames"]] / 2 + 0.5
-            assert_close(np.clip(chosen, 0, 1), channels_last(GOLDEN.tensors[f"run{i}/out/video"]), 1e-3)
+            assert_close(np.clip(chosen, 0, 1), channels_last(GOLDEN.tensors[f"run{i}/out/video"]))
