@@ -31,7 +31,7 @@ class Softmax(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def ring_attention(
-    q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b _ all"], axis: str, chunk: int
+    q: Queries, k: Keys, v: Keys, mask: Bool[Array, "b _ keys"], axis: str, chunk: int
 ) -> Float[Array, "b n heads d"]:
     """Softmax attention of a device's queries to the keys of all devices, scaled by (head size)^−1/2, softmax in float32.
 
@@ -39,7 +39,7 @@ def ring_attention(
 
     Args:
         q, k, v: this device's; all devices have equally many.
-        mask: over the keys of all devices in their order, for all queries alike (b, 1, all) or for each of this device's.
+        mask: over the keys of all devices in their order, for all queries alike (b, 1, keys) or for each of this device's.
         axis: of the mesh, over which tokens lie.
         chunk: queries whose scores are held at once; divides their number.
     """
