@@ -31,8 +31,8 @@ MOTION = f"denoiser/({'|'.join(TRAINED_BLOCKS)})/motion_modules_.*"
 
 
 def get_config(stage: str = "paper") -> ConfigDict:
-    """`stage1` and `stage2` train, `paper` animates; `demo_base`, `demo_speech`, `demo_voice`, `demo_stage1`, `demo_stage2`
-    and `demo` are at demo size.
+    """`stage1` and `stage2` train, `paper` animates; `demo_base`, `demo_speech`, `demo_voice`, `demo_stage1`, `demo_stage2`,
+    `demo` and the ablation of the portrait's latents, `ablation_latents_base` and `ablation_latents`, are at demo size.
     """
     stages = {"stage1": stage1, "stage2": stage2, "paper": stage2, **anyexpress_demo.STAGES}
     if stage not in stages:

@@ -178,7 +178,35 @@ def demo_stage2(config: ConfigDict) -> None:
     config.train.update({"steps": 200, "lr": 5e-4})
 
 
+def without_latents(config: ConfigDict) -> None:
+    """What shows what the anchor is for: the base is told of the portrait by tokens alone, as the paper's is, so nothing but the
+    prefix holds colours from window to window. No sound either, which has nothing to do with it.
+    """
+    config.model.behaviour.portrait_latents = False
+    config.loss.sound = False
+    config.data.update({"audio": False, "audio_margin": 0})
+
+
+def ablation_latents_base(config: ConfigDict) -> None:
+    """`demo_base` for `ablation_latents`."""
+    demo_base(config)
+    without_latents(config)
+    # What read the portrait's latents beside the noisy ones is left out.
+    config.train.fit_inputs = ("denoiser/conv_in/kernel",)
+
+
+def ablation_latents(config: ConfigDict) -> None:
+    """Motion modules learn to go on from a prefix."""
+    demo_stage1(config)
+    without_latents(config)
+    config.loss.mouth = 0.0
+    config.train.init_from = ConfigDict({"*": "{workdir}/ablation_latents_base"})
+    config.train.update({"trainable": ("denoiser/.*motion_modules.*",), "steps": 300})
+
+
 STAGES = {
+    "ablation_latents_base": ablation_latents_base,
+    "ablation_latents": ablation_latents,
     "demo_base": demo_base,
     "demo_speech": demo_speech,
     "demo_voice": demo_voice,

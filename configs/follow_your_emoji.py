@@ -205,7 +205,7 @@ def progressive(config: ConfigDict) -> None:
     config.data.update({"frame_stride": (1, 11), "clip_frames": 133})
     # The first convolution too: its new channels start at zero, and no single frame has used them.
     config.train.trainable = ("denoiser/.*motion_modules.*", "denoiser/conv_in/.*")
-    config.train.widen = ("denoiser/conv_in/kernel",)
+    config.train.fit_inputs = ("denoiser/conv_in/kernel",)
     config.train.init_from = ConfigDict({"*": "{assets}/follow_your_emoji_demo.safetensors"})
     config.train.steps = 1500
 
@@ -221,4 +221,4 @@ def ablation(config: ConfigDict, name: str, temporal: bool) -> None:
         # Nothing is given to single frames: the first convolution is widened where the second stage begins.
         config.loss.temporal, config.model.progressive = False, "none"
     elif config.model.progressive == "none":
-        config.train.trainable, config.train.widen = ("denoiser/.*motion_modules.*",), ()
+        config.train.trainable, config.train.fit_inputs = ("denoiser/.*motion_modules.*",), ()

@@ -198,7 +198,7 @@ def stage2(config: ConfigDict) -> None:
     config.sampling.update({"strategy": "progressive", "window": 16})  # as long as the clips that it is trained on
     second(config, "stage1")
     config.train.trainable = (*config.train.trainable, "denoiser/conv_in/.*")
-    config.train.widen = ("denoiser/conv_in/kernel",)
+    config.train.fit_inputs = ("denoiser/conv_in/kernel",)
     config.loss.blank = 0.1  # open in the paper, which makes keyframes with nothing given
 
 

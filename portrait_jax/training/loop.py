@@ -153,7 +153,7 @@ def initial_state(task: Task, stage_name: str, seed: int, mesh: Mesh, root: str 
     init, shapes = init_shapes(task, stage_name)
     found = read_sources(
         shapes, stage.init_from, stage.allow_missing,
-        root=root, allow_unused=stage.allow_unused, widen=stage.widen, rename=stage.rename,
+        root=root, allow_unused=stage.allow_unused, fit_inputs=stage.fit_inputs, rename=stage.rename,
         restore=stage.restore, restore_from=stage.restore_from,
     )  # fmt: skip
     params = overlay(run_once(init, init_key, shardings(shapes, mesh)), found)

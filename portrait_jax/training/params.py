@@ -193,7 +193,7 @@ def read_sources(
     *,
     root: str | os.PathLike = ".",
     allow_unused: Sequence[str] = (),
-    widen: Sequence[str] = (),
+    fit_inputs: Sequence[str] = (),
     rename: Mapping[str, str] = MappingProxyType({}),
     restore: Sequence[str] = (),
     restore_from: str = "",
@@ -207,7 +207,7 @@ def read_sources(
         allow_missing: patterns of leaves that a source may lack.
         root: what `{workdir}` in a source stands for; see `locate`.
         allow_unused: patterns of leaves that a source may have beyond the model's.
-        widen: patterns of kernels with possibly fewer input channels in a source; see `widened`.
+        fit_inputs: patterns of kernels with possibly other numbers of input channels in a source; see `with_inputs`.
         rename: parts of leaves' names in a source → what they are called here.
         restore: patterns of leaves that `restore_from` gives whatever `sources` say; it must have all of them.
         restore_from: a file or workdir.
@@ -237,7 +237,7 @@ def read_sources(
         chosen = sorted(found.keys() & expected.keys() - sources.keys()) if subnet == "*" else [subnet]
         for name in chosen:
             renamed = with_names({name: found[name]}, {} if whole else rename)
-            fitting = fitted(renamed, {name: expected[name]}, allow_unused, widen)
+            fitting = fitted(renamed, {name: expected[name]}, allow_unused, fit_inputs)
             check_leaves(fitting, {name: expected[name]}, allow_missing, source)
             result[name] = fitting[name]
     if not restore:
@@ -267,14 +267,16 @@ def with_names(found: Params, rename: Mapping[str, str]) -> Params:
     return unflatten(leaves)
 
 
-def fitted(found: Params, expected: PyTree, allow_unused: Sequence[str], widen: Sequence[str]) -> dict[str, Params]:
-    """What was found, without leaves that need not be used, with kernels widened where that is allowed, and with convolutions of
-    one pixel as linear layers where the model has these."""
+def fitted(
+    found: Params, expected: PyTree, allow_unused: Sequence[str], fit_inputs: Sequence[str]
+) -> dict[str, Params]:
+    """What was found, without leaves that need not be used, with the model's input channels where that is allowed, and with
+    convolutions of one pixel as linear layers where the model has these."""
     want, have = flatten(expected), flatten(found)
     kept = {name: leaf for name, leaf in have.items() if name in want or not matches(name, allow_unused)}
     kept |= {name: as_linear(kept[name], want[name]) for name in kept.keys() & want}
-    wide = {name: widened(kept[name], want[name].shape) for name in kept.keys() & want if matches(name, widen)}
-    return unflatten({**kept, **wide})
+    fit = {name: with_inputs(kept[name], want[name].shape) for name in kept.keys() & want if matches(name, fit_inputs)}
+    return unflatten({**kept, **fit})
 
 
 def as_linear(kernel: Any, wanted: Any) -> Any:
@@ -283,12 +285,14 @@ def as_linear(kernel: Any, wanted: Any) -> Any:
     return kernel[0, 0] if None not in shapes and shapes[0] == (1, 1, *shapes[1]) else kernel
 
 
-def widened(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A kernel "… in out" with zeros for the input channels that it lacks; itself where `shape` differs otherwise."""
-    missing = shape[-2] - kernel.shape[-2] if kernel.ndim == len(shape) > 1 else 0
-    if missing <= 0 or (*kernel.shape[:-2], kernel.shape[-1]) != (*shape[:-2], shape[-1]):
+def with_inputs(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A kernel "… in out" with zeros for the input channels that it lacks, and without those beyond `shape`'s; itself where
+    `shape` differs otherwise."""
+    comparable = kernel.ndim == len(shape) > 1
+    if not comparable or (*kernel.shape[:-2], kernel.shape[-1]) != (*shape[:-2], shape[-1]):
         return kernel
-    return np.concatenate([kernel, np.zeros((*kernel.shape[:-2], missing, kernel.shape[-1]), kernel.dtype)], axis=-2)
+    kept = kernel[..., : shape[-2], :]
+    return np.concatenate([kept, np.zeros((*shape[:-2], shape[-2] - kept.shape[-2], shape[-1]), kernel.dtype)], axis=-2)
 
 
 def load_source(subnet: str, source: str) -> dict[str, Params]:

@@ -84,9 +84,9 @@ class Stage:
     """Patterns (as in `trainable`) of leaves that a source may lack: they keep `init`'s values."""
     allow_unused: tuple[str, ...] = ()
     """Patterns of leaves that a source may hold and the model does not have, such as the head of a network cut short."""
-    widen: tuple[str, ...] = ()
-    """Patterns of kernels that may have fewer input channels in a source: the further ones start at zero, so that the network
-    begins with what it did before."""
+    fit_inputs: tuple[str, ...] = ()
+    """Patterns of kernels that may have fewer input channels in a source, or more: the further ones start at zero, so that the
+    network begins with what it did before; those that the model lacks, its last ones, are left out."""
     rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Parts of leaves' names in a source → what they are called here: one network's module under another one's name."""
     adversary: Adversary | None = None

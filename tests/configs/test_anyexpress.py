@@ -19,7 +19,10 @@ from portrait_jax.systems.system import guidance_of
 from portrait_jax.training.task import LoopOptions
 from tests.weights import shapes
 
-STAGES = ("stage1", "stage2", "paper", "demo_base", "demo_speech", "demo_voice", "demo_stage1", "demo_stage2", "demo")
+STAGES = (
+    "stage1", "stage2", "paper", "demo_base", "demo_speech", "demo_voice", "demo_stage1", "demo_stage2", "demo",
+    "ablation_latents_base", "ablation_latents",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

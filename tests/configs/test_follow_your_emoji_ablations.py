@@ -122,7 +122,7 @@ def test_stages_of_an_ablation_fit_together(name):
     assert final == second
     narrow, wide = (shapes(each.model.progressive) for each in (source, second))
     changed = {leaf for leaf in wide if wide[leaf] != narrow[leaf]}
-    assert changed == set(second.train.widen)
+    assert changed == set(second.train.fit_inputs)
 
 
 def test_an_unknown_ablation_names_the_nearest():

@@ -136,7 +136,7 @@ def test_each_second_stage_goes_on_from_its_first_and_widens_what_is_wider(full)
         narrow, wide = (flatten(full[stage].shapes) for stage in (first, second))
         assert narrow.keys() == wide.keys()
         changed = {name for name in wide if narrow[name].shape != wide[name].shape}
-        assert changed == set(train.get("widen", ()))
+        assert changed == set(train.get("fit_inputs", ()))
 
 
 def batch_shapes(frames: int, mesh):

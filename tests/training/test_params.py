@@ -190,24 +190,31 @@ def test_other_shapes_are_named_with_both(tmp_path):
         initialise(params(), {"encoder": str(path)})
 
 
-def test_declared_kernels_are_widened_by_input_channels_of_zero(tmp_path):
-    """Zero, so that the widened network starts as the one that was stored."""
+def test_declared_kernels_get_the_models_input_channels(tmp_path):
+    """Zero where there were none, so that the network starts as the one that was stored; the last ones go where there were more."""
     path = tmp_path / "x.safetensors"
     stored = params()
     narrow = np.asarray(stored["encoder"]["dense"]["kernel"])[:5]
     stored["encoder"]["dense"]["kernel"] = narrow
     save_params(path, stored, {})
     shapes = jax.eval_shape(params)
-    found = read_sources(shapes, {"encoder": str(path)}, widen=("encoder/dense/kernel",))["encoder"]["dense"]["kernel"]
+    fit = {"fit_inputs": ("encoder/dense/kernel",)}
+    found = read_sources(shapes, {"encoder": str(path)}, **fit)["encoder"]["dense"]["kernel"]
     assert found.shape == (8, 16)
     np.testing.assert_array_equal(found[:5], narrow)
     assert not found[5:].any()
+    more = np.concatenate([np.asarray(params()["encoder"]["dense"]["kernel"]), np.ones((2, 16), np.float32)])
+    stored["encoder"]["dense"]["kernel"] = more
+    save_params(tmp_path / "more.safetensors", stored, {})
+    sources = {"encoder": str(tmp_path / "more.safetensors")}
+    found = read_sources(shapes, sources, **fit)["encoder"]["dense"]["kernel"]
+    np.testing.assert_array_equal(found, more[:8])
     with pytest.raises(ShapeError, match=r"stored \(5, 16\), model \(8, 16\)"):
         read_sources(shapes, {"encoder": str(path)})
     stored["encoder"]["dense"]["kernel"] = narrow[:, :3]
     save_params(path, stored, {})
     with pytest.raises(ShapeError, match=r"stored \(5, 3\), model \(8, 16\)"):
-        read_sources(shapes, {"encoder": str(path)}, widen=("encoder/.*",))
+        read_sources(shapes, {"encoder": str(path)}, fit_inputs=("encoder/.*",))
 
 
 def test_leaves_may_have_another_name_in_a_source(tmp_path):
