@@ -2,7 +2,8 @@
 
 The paper (arXiv 2503.18860, appendix C.2) takes MegaPortraits' motion encoder, trained beforehand, and says no more. Here an
 expression's feature and the head's angles must suffice to redraw the driving face from another frame of the same person
-(`adversarial.head`); the network of the angles learns those of the landmarks, in degrees. All of it is ours.
+(`adversarial.head`), or landmarks must be told by it; the network of the angles learns those of the landmarks, in degrees. All of
+it is ours.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from flax import linen as nn
 
 from portrait_jax.adversarial.head import DualHead
 from portrait_jax.encoders.face_motion import EXPRESSION, HEAD_POSE, head_pose
 from portrait_jax.encoders.resnet import ResNet, ResNetConfig
+from portrait_jax.errors import ConfigError
+from portrait_jax.face.topology import NUM_LANDMARKS
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.training import aligned
 from portrait_jax.training.augment import AugmentConfig
+from portrait_jax.training.faces import motion_reading
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
@@ -34,13 +39,18 @@ Batch = Mapping[str, Array]
 class FaceMotionLossConfig:
     """Beside the head's weights (`adversarial.head.HeadWeights`)."""
 
+    redrawing: float = 1.0
+    """Weight of the head's loss; 0 leaves the head out, and such a stage has no adversary."""
+    landmarks: float = 0.0
+    """Weight of how wrong landmarks are that are read linearly off how the feature differs from the reference's: what is small,
+    a mouth, is learnt sooner than through pictures. Who it is makes no difference, and shall not be told."""
     angles: float = 0.1
     """Weight of the mean error of yaw, pitch and roll, per degree."""
 
 
 @dataclass(frozen=True, eq=False)
 class FaceMotionTask:
-    """Trains sub-networks `expression` and `head_pose`; the head's are of no use afterwards."""
+    """Trains sub-networks `expression` and `head_pose`; the others are of no use afterwards."""
 
     expression_config: ResNetConfig
     head_pose_config: ResNetConfig
@@ -62,11 +72,14 @@ class FaceMotionTask:
         head = DualHead.from_config(
             model.head, motion=expression.width + 3, dtype=compute_dtype(config.compute_dtype), sources=stage.init_from
         )
+        chosen = from_mapping(FaceMotionLossConfig, config.loss)
+        if stage.adversary is not None and not chosen.redrawing:
+            raise ConfigError("loss.redrawing 0 leaves no pictures to judge; leave train.adversary out")
         return cls(
             expression_config=expression,
             head_pose_config=from_mapping(ResNetConfig, {**vars(HEAD_POSE), **model.head_pose}),
             head=head,
-            loss_config=from_mapping(FaceMotionLossConfig, config.loss),
+            loss_config=chosen,
             augment_config=from_mapping(AugmentConfig, {**vars(aligned.COLOURS), **config.augment}),
             stages={config.stage: stage},
             face_size=model.face_size,
@@ -77,21 +90,38 @@ class FaceMotionTask:
         """The encoders by sub-network; float32, as the system runs them."""
         return {"expression": ResNet(self.expression_config), "head_pose": ResNet(self.head_pose_config)}
 
+    @property
+    def landmark_reader(self) -> nn.Dense:
+        """How features differ → how landmarks do (`training.faces.motion_reading`)."""
+        return nn.Dense(2 * NUM_LANDMARKS, use_bias=False)
+
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
-        """Fresh parameters of encoders and head."""
-        keys, face = jax.random.split(rng, 3), jnp.zeros((1, self.face_size, self.face_size, 3))
-        encoders = {name: net.init(key, face)["params"] for (name, net), key in zip(self.networks.items(), keys)}
-        return {**encoders, **self.head.init(keys[2])}
+        """Fresh parameters of the encoders, and of what the loss reads them by."""
+        keys, face = jax.random.split(rng, 4), jnp.zeros((1, self.face_size, self.face_size, 3))
+        made = {name: net.init(key, face)["params"] for (name, net), key in zip(self.networks.items(), keys)}
+        if self.loss_config.redrawing:
+            made |= self.head.init(keys[2])
+        if self.loss_config.landmarks:
+            feature = jnp.zeros((1, self.expression_config.width))
+            made["landmark_reader"] = self.landmark_reader.init(keys[3], feature)["params"]
+        return made
 
     def loss(
         self, params: Params, batch: Batch, rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The head's loss, and the mean error of the angles in degrees (metric `angles`)."""
-        gan, terms = self.head.loss(params, *self._redrawing(params, batch, rng))
-        heads = aligned.head_crops(batch, self.face_size)
+        """The weighted sum of what `loss_config` names; the mean error of the angles in degrees (metric `angles`), and, where they
+        are read, that of the landmarks (metric `landmarks`, in `training.faces.UNIT`s)."""
+        chosen, heads = self.loss_config, aligned.head_crops(batch, self.face_size)
         found, _ = head_pose(self._read(params, "head_pose", 2 * heads + 1))
-        error = jnp.abs(found - aligned.head_angles(batch["landmarks"])).mean()
-        return gan + self.loss_config.angles * error, {"angles": error, **terms}
+        terms = {"angles": jnp.abs(found - aligned.head_angles(batch["landmarks"])).mean()}
+        total = chosen.angles * terms["angles"]
+        if chosen.redrawing:
+            gan, more = self.head.loss(params, *self._redrawing(params, batch, rng))
+            total, terms = total + chosen.redrawing * gan, terms | dict(more)
+        if chosen.landmarks:
+            terms["landmarks"] = motion_reading(self._landmarks(params, batch, rng), batch)
+            total = total + chosen.landmarks * terms["landmarks"]
+        return total, terms
 
     def adversary_loss(
         self, params: Params, batch: Batch, rng: PRNGKeyArray, stage: str
@@ -103,6 +133,15 @@ class FaceMotionTask:
         clips = len(pictures)
         out = self.networks[name].apply({"params": params[name]}, rearrange(pictures, "b f h w c -> (b f) h w c"))
         return rearrange(out, "(b f) e -> b f e", b=clips)
+
+    def _landmarks(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> Float[Array, "b f m"]:
+        """How landmarks moved from the reference to each frame, by how the feature did."""
+        size, config = self.face_size, self.augment_config
+        moving, still = aligned.face_crops(batch, size), aligned.reference_crops(batch, size)[:, None]
+        # One clip, so that both have the same colours.
+        crops = aligned.jittered(rng, jnp.concatenate([still, moving], axis=1), config)
+        feature = self._read(params, "expression", crops)
+        return self.landmark_reader.apply({"params": params["landmark_reader"]}, feature[:, 1:] - feature[:, :1])
 
     def _redrawing(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Array, Array]:
         """What is told of the driving faces, the reference faces, and the driving faces as they are."""

@@ -15,10 +15,9 @@ from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.conditioning import dropped
 from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.schedule import signal_noise
-from portrait_jax.face.topology import EXPRESSION_POINTS, index
 from portrait_jax.systems.diffusing import noised
 from portrait_jax.systems.landmark_teacher import drawn, of_clips, teacher_loss
-from portrait_jax.training.faces import batch_triplets, driving_crops, inner_landmarks, reading_error, reference_crops
+from portrait_jax.training.faces import batch_triplets, driving_crops, motion_reading, reference_crops
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
 Batch = Mapping[str, Array]
@@ -101,18 +100,14 @@ def diffusion_loss(
 def landmark_loss(
     system: Any, params: Params, batch: Batch, motion: Float[Array, "b f e"], rng: PRNGKeyArray
 ) -> Float[Array, ""]:
-    """Mean absolute error, in `training.faces.UNIT`s, of how landmarks moved in the face's box from the portrait to each frame,
-    read linearly off how the motion latent did; landmarks of the expression count once more.
+    """`training.faces.motion_reading`, read linearly off how the motion latent moved.
 
     An encoder that starts from nothing finds the small things, a mouth or a gaze, slowly through pictures. Differences alone
     are compared: the shape of the face, which the latent shall not tell, is no part of them.
     """
     own = system.encode_motion(params, 255 * reference_crops(batch, rng, system.face_size))
     variables = {"params": params["landmark_reader"]}
-    read = system.landmark_reader.apply(variables, motion - own[:, None])
-    moved = inner_landmarks(batch["landmarks"]) - inner_landmarks(batch["reference_landmarks"])[:, None]
-    error = reading_error(read, moved)
-    return error.mean() + error[..., index(EXPRESSION_POINTS), :].mean()
+    return motion_reading(system.landmark_reader.apply(variables, motion - own[:, None]), batch)
 
 
 def training_tokens(

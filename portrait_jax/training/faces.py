@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
-from portrait_jax.face.topology import DETECTED, LOWER, OVAL, index
+from portrait_jax.face.topology import DETECTED, EXPRESSION_POINTS, LOWER, OVAL, index
 from portrait_jax.training.augment import STILL, AugmentConfig, Boxes, augment
 from portrait_jax.typing import Array, Float, PRNGKeyArray
 
@@ -53,6 +53,14 @@ def inner_landmarks(landmarks_px: Float[Array, "*n 478 3"]) -> Float[Array, "*n 
 def reading_error(read: Float[Array, "b f m"], moved: Float[Array, "b f n 2"]) -> Float[Array, "b f n 2"]:
     """Absolute error, in `UNIT`s, of how landmarks moved (of `inner_landmarks`), where `read`, n pairs, says how they did."""
     return jnp.abs(read.reshape(moved.shape) - moved / UNIT)
+
+
+def motion_reading(read: Float[Array, "b f m"], batch: Batch) -> Float[Array, ""]:
+    """Mean absolute error, in `UNIT`s, of how landmarks moved in the face's box from the portrait to each frame, where `read` says
+    how they did; landmarks of the expression count once more."""
+    moved = inner_landmarks(batch["landmarks"]) - inner_landmarks(batch["reference_landmarks"])[:, None]
+    error = reading_error(read, moved)
+    return error.mean() + error[..., index(EXPRESSION_POINTS), :].mean()
 
 
 def cells_near(points_px: Float[Array, "b f n d"], size: int, cells: int) -> Float[Array, "b f h w 1"]:

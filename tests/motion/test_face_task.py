@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs import hunyuan_portrait
+from portrait_jax.errors import ConfigError
 from portrait_jax.face.measures import head_pose
 from portrait_jax.motion.face_task import FaceMotionTask
 from portrait_jax.sharding.mesh import make_mesh, shard_batch
@@ -20,14 +21,20 @@ from portrait_jax.training.step import make_train_step
 from tests.animation import scene
 from tests.tiny import make_params
 
-STAGE, FACE = "demo_motion", 32
+FACE = 32
+MOVED = {
+    "motion": {"expression", "head_pose", "gan_generator", "appearance_encoder", "gan_discriminator"},
+    "demo_motion": {"expression", "head_pose", "landmark_reader"},
+}
+"""Stage → sub-networks that learn in it."""
 
 
 @functools.cache
-def task() -> FaceMotionTask:
-    """The demo's with the smallest networks."""
-    config = hunyuan_portrait.get_config(STAGE)
+def task(stage: str = "demo_motion") -> FaceMotionTask:
+    """A stage with the smallest networks."""
+    config = hunyuan_portrait.get_config(stage)
     with config.unlocked():
+        config.model.head.weights.update({"vgg19": 0.0, "vggface": 0.0})
         config.model.face_size = FACE
         config.model.expression.update({"layers": (1, 1), "channels": (4, 4), "out": 8})
         config.model.head_pose.update({"layers": (1, 1), "channels": (4, 4), "norm_groups": 2})
@@ -51,18 +58,25 @@ def batch() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
-def test_a_step_moves_both_encoders_and_the_adversary(batch):
-    stage, mesh = task().stages[STAGE], make_mesh(data=1, devices=jax.devices()[:1])
+@pytest.mark.parametrize("name", MOVED)
+def test_a_step_moves_both_encoders_and_what_reads_them(batch, name):
+    stage, mesh = task(name).stages[name], make_mesh(data=1, devices=jax.devices()[:1])
     optimizer = make_optimizer(stage)
     with jax.set_mesh(mesh):
-        state = create_state(make_params(task()), stage, optimizer, jax.random.key(0))
+        state = create_state(make_params(task(name)), stage, optimizer, jax.random.key(0))
         before = jax.device_get(flatten(state.trainable))
-        after, metrics = make_train_step(task(), STAGE, optimizer, mesh)(state, shard_batch(batch, mesh))
+        after, metrics = make_train_step(task(name), name, optimizer, mesh)(state, shard_batch(batch, mesh))
     moved = {leaf for leaf, value in flatten(after.trainable).items() if not np.array_equal(value, before[leaf])}
-    assert {leaf.split("/")[0] for leaf in moved} == {
-        "expression", "head_pose", "gan_generator", "appearance_encoder", "gan_discriminator",
-    }  # fmt: skip
-    assert np.isfinite(metrics["loss"]) and metrics["gan_recon"] > 0
+    assert {leaf.split("/")[0] for leaf in moved} == MOVED[name]
+    assert np.isfinite(metrics["loss"])
+    assert metrics["gan_recon" if name == "motion" else "landmarks"] > 0
+
+
+def test_an_adversary_needs_pictures_to_judge():
+    config = hunyuan_portrait.get_config("motion")
+    config.loss.redrawing = 0.0
+    with pytest.raises(ConfigError, match="leave train.adversary out"):
+        build(config)
 
 
 @pytest.mark.slow
@@ -72,7 +86,7 @@ def test_the_error_of_the_angles_is_in_degrees_and_the_feature_is_not_told_them(
     params["head_pose"]["fc"] = jax.tree.map(jnp.zeros_like, params["head_pose"]["fc"])
     given = jax.tree.map(jnp.asarray, batch)
     (_, metrics), gradients = jax.jit(
-        jax.value_and_grad(lambda p: one.loss(p, given, jax.random.key(0), STAGE), has_aux=True)
+        jax.value_and_grad(lambda p: one.loss(p, given, jax.random.key(0), "demo_motion"), has_aux=True)
     )(params)
     # A last layer of zeros says 0 degrees of everything.
     assert metrics["angles"] == pytest.approx(np.abs(head_pose(batch["landmarks"])).mean(), rel=0.02)
