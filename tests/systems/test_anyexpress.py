@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,10 @@ import pytest
 
 from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.conditioning import Anchor, Conditioning
+from portrait_jax.diffusion.sampler import guided
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.systems.anyexpress import AnyExpress
+from portrait_jax.systems.system import guidance_of
 from portrait_jax.training.state import flatten, matches, unflatten
 from tests.tiny import make_params
 from tests.tiny_anyexpress import FRAMES, get_config, make_batch, make_driving, make_system, picture
@@ -126,6 +129,46 @@ def test_control_pictures_that_nothing_reads_are_refused():
     driving = {**make_driving(system(), 2), "control": picture(1, 2)}
     with pytest.raises(ConfigError, match="nothing reads them"):
         jax.eval_shape(lambda: system().encode_driving(params(), Conditioning(), driving))
+
+
+SCALES = {
+    "identity": lambda system: dataclasses.replace(
+        system, behaviour=dataclasses.replace(system.behaviour, id_scale=0.4)
+    ),
+    "control": lambda system: dataclasses.replace(
+        system, behaviour=dataclasses.replace(system.behaviour, control_scale=0.6)
+    ),
+    "sound": lambda system: dataclasses.replace(
+        system, audio_config=dataclasses.replace(system.audio_config, scale=0.5)
+    ),
+}
+ARRAYS = ("text", "negative_text", "control", "audio")
+
+
+@pytest.mark.slow
+def test_every_control_acts_beside_all_others():
+    """Both prompts, key points, sound, portrait and three scales at once: each one changes the guided prediction."""
+    behaviour = {"control": "t2i_adapter", "control_scale": 1.0, "id_scale": 0.8}
+    whole, tree, x = system(**behaviour), params(**behaviour), noisy(2)
+    prompts = {"text": jnp.array([[6, 1, 7]]), "negative_text": jnp.array([[6, 2, 7]])}
+    told = {**make_driving(whole, 2), "control": picture(1, 2, seed=5), **prompts}
+    other = {**make_driving(whole, 2, seed=9), "control": picture(1, 2, seed=6)}
+    other |= {"text": jnp.array([[6, 3, 7]]), "negative_text": jnp.array([[6, 4, 7]])}
+
+    def compiled(made):
+        @jax.jit
+        def run(portrait, driving):
+            given = made.encode_driving(tree, made.encode_portrait(tree, portrait), driving)
+            return guided(partial(made.denoise, tree), given, guidance_of(made.sampling))(x, jnp.ones(()))
+
+        return run
+
+    run, portrait = compiled(whole), picture(1)
+    found = {name: run(portrait, {**told, name: other[name]}) for name in ARRAYS}
+    found["portrait"] = run(picture(1, seed=4), told)
+    found |= {f"scale of {name}": compiled(change(whole))(portrait, told) for name, change in SCALES.items()}
+    plain = run(portrait, told)
+    assert {name for name, changed in found.items() if np.abs(changed - plain).max() < 1e-5} == set()
 
 
 @pytest.mark.slow
