@@ -12,7 +12,7 @@ from portrait_jax.target import platform
 
 T = TypeVar("T")
 
-COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+FLOATING = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 def from_mapping(cls: type[T], values: Any, **extra: Any) -> T:
@@ -52,6 +52,11 @@ def compute_dtype(name: str) -> jnp.dtype:
     """
     if name == "auto":
         name = "float32" if platform() == "cpu" else "bfloat16"
-    if name not in COMPUTE_DTYPES:
-        raise ConfigError(f"compute_dtype '{name}' is not known{nearest(name, ['auto', *COMPUTE_DTYPES])}")
-    return jnp.dtype(COMPUTE_DTYPES[name])
+    return floating(name, "compute_dtype", "auto")
+
+
+def floating(name: str, key: str, *others: str) -> jnp.dtype:
+    """The dtype that a setting names; raises ConfigError for an unknown name. `others`: what else `key` may be."""
+    if name not in FLOATING:
+        raise ConfigError(f"{key} '{name}' is not known{nearest(name, [*others, *FLOATING])}")
+    return jnp.dtype(FLOATING[name])

@@ -12,6 +12,7 @@ import optax
 from flax import struct, traverse_util
 
 from portrait_jax.errors import ConfigError, listed, nearest
+from portrait_jax.settings import floating
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Array, Float, Int, Params, PRNGKeyArray, PyTree
 
@@ -99,8 +100,10 @@ def merge(trainable: Params, frozen: Params) -> Params:
 def create_state(
     params: Params, stage: Stage, optimizer: optax.GradientTransformation, rng: PRNGKeyArray
 ) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step; what is frozen as `stage.frozen_dtype`."""
     trainable, frozen = partition(params, stage.patterns)
+    dtype = floating(stage.frozen_dtype, "train.frozen_dtype")
+    frozen = jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, frozen)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from portrait_jax.errors import ConfigError, nearest
-from portrait_jax.settings import from_mapping
+from portrait_jax.settings import floating, from_mapping
 from portrait_jax.typing import Array, Float, Image, Params, PRNGKeyArray
 
 
@@ -87,6 +87,9 @@ class Stage:
     fit_inputs: tuple[str, ...] = ()
     """Patterns of kernels that may have fewer input channels in a source, or more: the further ones start at zero, so that the
     network begins with what it did before; those that the model lacks, its last ones, are left out."""
+    frozen_dtype: str = "float32"
+    """What leaves that do not train are kept in. What computes in bfloat16 makes them so anyhow: kept so they take half the memory;
+    what computes in float32, as autoencoders' norms do, loses digits."""
     rename: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Parts of leaves' names in a source → what they are called here: one network's module under another one's name."""
     adversary: Adversary | None = None
@@ -96,6 +99,9 @@ class Stage:
     def patterns(self) -> tuple[str, ...]:
         """Patterns of every leaf that changes, the adversary's too."""
         return self.trainable + (self.adversary.trainable if self.adversary else ())
+
+    def __post_init__(self) -> None:
+        floating(self.frozen_dtype, "train.frozen_dtype")
 
     @classmethod
     def from_config(cls, section: Any) -> Stage:

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from portrait_jax.errors import CheckpointError
+from portrait_jax.errors import CheckpointError, ConfigError
 from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.training.checkpoints import Checkpoints, latest_step, read_params, restore
 from portrait_jax.training.loop import initial_state, state_shapes
 from portrait_jax.training.state import flatten
-from tests.training.toy import ToyTask
+from tests.training.toy import ToyTask, toy_stage
 
 META = {"data": {"position": 3}, "config": {"task": "toy"}, "stage": "only"}
 
@@ -39,6 +39,24 @@ def test_a_state_comes_back_bit_for_bit_into_shapes_alone_and_onto_another_mesh(
         for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
             assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
             assert len(ours.sharding.device_set) == mesh.size
+
+
+def test_what_is_frozen_may_be_kept_in_half_the_memory(tmp_path):
+    """In the state, in the checkpoint, and in what a step is given after it; what trains stays float32."""
+    task = ToyTask(toy_stage(frozen_dtype="bfloat16"))
+    with jax.set_mesh(one_device()), Checkpoints(tmp_path) as checkpoints:
+        state = initial_state(task, "only", 7, one_device(), ".")
+        checkpoints.save(state, META)
+        checkpoints.wait()
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.frozen)} == {jnp.dtype(jnp.bfloat16)}
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.trainable, state.ema))} == {jnp.dtype(jnp.float32)}
+    with jax.set_mesh(one_device()):
+        whole = initial_state(ToyTask(), "only", 7, one_device(), ".")
+    found, _ = restore(tmp_path, state_shapes(task, "only", one_device()))
+    kept, exact = found.frozen["encoder"]["dense"]["kernel"], whole.frozen["encoder"]["dense"]["kernel"]
+    assert kept.dtype == jnp.bfloat16 and np.array_equal(kept, exact.astype(jnp.bfloat16))
+    with pytest.raises(ConfigError, match="train.frozen_dtype 'bfloat61' is not known; did you mean 'bfloat16'"):
+        toy_stage(frozen_dtype="bfloat61")
 
 
 def test_parameters_are_read_without_a_template(saved):
