@@ -14,6 +14,7 @@ from configs import hallo3
 from portrait_jax.sharding.mesh import batch_sharding, make_mesh
 from portrait_jax.sharding.rules import shardings
 from portrait_jax.systems import build
+from portrait_jax.training.loop import state_shapes
 from portrait_jax.training.state import flatten, merge, partition
 
 pytestmark = pytest.mark.slow
@@ -112,7 +113,12 @@ def test_a_training_step_lowers_fully_sharded(stage):
         lowered = jax.jit(step).lower(trained, frozen, batch)
     assert flatten(lowered.out_info).keys() == flatten(trained).keys()
     assert "num_partitions = 8" in lowered.as_text()[:2000]
-    # Master weights, gradients, two moments and a moving average of what trains, in float32.
-    print(
-        f"{per_device(params):.1f} GiB of parameters in bfloat16, {5 * 2 * per_device(trained):.1f} GiB to train, per device"
-    )
+
+
+@pytest.mark.parametrize(("stage", "limits"), [("stage1", (3.1, 7.9)), ("stage2", (4.1, 4.2))])
+def test_the_trainers_state_takes_what_the_docs_say(stage, limits):
+    """GiB per device of what is frozen, and of what trains with its two moments and its average; gradients come on top."""
+    system, mesh = build(hallo3.get_config(stage)), make_mesh(data=1, fsdp=8)
+    state = state_shapes(system, stage, mesh)
+    sizes = per_device(state.frozen), per_device((state.trainable, state.opt_state, state.ema))
+    assert sizes == pytest.approx(limits, abs=0.06)
