@@ -1,7 +1,8 @@
-"""Real people drive by their faces: crops that hold the face, from file to file. The network is tiny and random."""
+"""Real people drive by their faces: crops that hold the face, from file to file. The networks are tiny and random."""
 
 from __future__ import annotations
 
+import functools
 from itertools import islice
 
 import numpy as np
@@ -16,16 +17,20 @@ from portrait_jax.face.detector import FaceDetector
 from portrait_jax.media.image import read_image
 from portrait_jax.media.video import VideoWriter, probe, read_frames, read_video
 from portrait_jax.metrics.bench import detector_judge
-from tests import tiny, tiny_xnemo
+from tests import tiny, tiny_hunyuan, tiny_xnemo
 
 PORTRAITS = ("frontal.png", "girl_campfire.jpg", "older_man_beach.jpg")
 FACE = 224
 """The published side of face crops."""
 
 
-@pytest.fixture(scope="module")
-def animator() -> Animator:
-    system = tiny_xnemo.make_system()
+SYSTEMS = {"follow_your_emoji": tiny, "hunyuan_portrait": tiny_hunyuan, "xnemo": tiny_xnemo}
+"""What faces drive."""
+
+
+@functools.cache
+def animator_of(name: str) -> Animator:
+    system = SYSTEMS[name].make_system()
     return Animator(system, tiny.make_params(system))
 
 
@@ -33,18 +38,19 @@ def animate(animator, portrait, driving, output, face_landmarker_path, **changes
     job = Job(portrait, driving, output, landmarker=face_landmarker_path, **changes)
     record = animate_files(animator, job)
     info = probe(output)
-    assert (info.width, info.frames) == (tiny_xnemo.SIZE, record["frames"])
+    assert (info.width, info.frames) == (animator.system.image_size, record["frames"])
     assert info.has_audio == probe(driving).has_audio and info.fps == pytest.approx(record["fps"])
     assert read_image(job.sheet).std() > 10 and not job.parts.exists()
     return job
 
 
-def test_a_real_portrait_follows_a_real_driver_from_file_to_file(animator, samples_dir, face_landmarker_path, tmp_path):
+def test_a_real_portrait_follows_a_real_driver_from_file_to_file(samples_dir, face_landmarker_path, tmp_path):
     short = tmp_path / "driving.mp4"
     with VideoWriter(short, 12.5) as writer:
         for frame in islice(read_frames(samples_dir / "driving" / "clip_d6.mp4", 12.5), 16, 21):
             writer.write(frame)
-    job = animate(animator, samples_dir / "portraits" / PORTRAITS[0], short, tmp_path / "out.mp4", face_landmarker_path)
+    portrait = samples_dir / "portraits" / PORTRAITS[0]
+    job = animate(animator_of("xnemo"), portrait, short, tmp_path / "out.mp4", face_landmarker_path)
     assert len(read_video(job.output)) == 5
 
 
@@ -65,15 +71,17 @@ def test_the_release_frames_portraits_by_twice_the_faces_box(samples_dir, face_l
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("number", range(9))
 def test_every_driver_of_the_samples_moves_one_of_their_portraits(
-    animator, samples_dir, face_landmarker_path, tmp_path, number
+    samples_dir, face_landmarker_path, tmp_path, number, name
 ):
     driving = sorted((samples_dir / "driving").iterdir())[number]
     portrait = samples_dir / "portraits" / PORTRAITS[number % 3]
 
     def run() -> None:
-        animate(animator, portrait, driving, tmp_path / "out.mp4", face_landmarker_path, fps=12.5, face="largest")
+        given = portrait, driving, tmp_path / "out.mp4", face_landmarker_path
+        animate(animator_of(name), *given, fps=12.5, face="largest")
 
     with FaceDetector(face_landmarker_path) as detector:
         seen = detector_judge(detector)(np.stack(list(islice(read_frames(driving, 2.0), 16))))
