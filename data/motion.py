@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 from data import synthetic
 from portrait_jax.errors import CheckpointError, ConfigError, InputFileError, listed
 from portrait_jax.interchange.safetensors_files import SafetensorsFile
+from portrait_jax.media.arrays import opened
 from portrait_jax.media.files import atomic_output, checked_input
 from portrait_jax.progress import Bars
 from portrait_jax.training.params import save_params
@@ -204,13 +204,9 @@ def npy_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np
     return shape, dtype
 
 
-_ONE_AT_A_TIME = threading.Lock()
-
-
 def load_npz(path: Path, name: str) -> np.ndarray:
     """One array of an npz; never pickled objects."""
-    # Threads of the data pipeline meet here: Python 3.11 before 3.11.8 raises SystemError where two parse a header at once.
-    with _ONE_AT_A_TIME, np.load(path, allow_pickle=False) as stored:
+    with opened(path) as stored:
         return stored[name]
 
 
