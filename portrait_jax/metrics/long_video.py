@@ -21,7 +21,10 @@ METRICS = {
     "drift": Metric("growth of L1 from first to last frame", "low", 4),
     "colour_drift": Metric("growth of the mean colour's error", "low", 4),
     "colour_shift": Metric("how far the mean colour moves from where it began", "low", 4),
+    "contrast": Metric("contrast at the end over contrast at the beginning, relative to truth", "one", 3),
 }
+ENDS = 60
+"""The beginning and the end of a video are one of so many parts of it: a second of a minute."""
 
 
 def frame_change(video: Video) -> Float[np.ndarray, " g"]:
@@ -82,6 +85,19 @@ def colour_shift(offset: Float[np.ndarray, "f c"]) -> float:
     return float(np.mean([abs(growth(channel)) for channel in offset.T]))
 
 
+def contrast(video: Video) -> Float[np.ndarray, " f"]:
+    """Deviation of each frame's pixels from its mean colour, the mean over channels, 0..0.5."""
+    return np.array([as_float01(frame).std(axis=(0, 1)).mean() for frame in video])
+
+
+def contrast_change(result: Video, truth: Video) -> float:
+    """Contrast in the last part of `ENDS` over that in the first, in units of the truth's change. 1: it stays; above, colours run
+    apart, below, they fade, which the mean colour need not show."""
+    ends = max(len(truth) // ENDS, 1)
+    own, true = (contrast(video[-ends:]).mean() / max(contrast(video[:ends]).mean(), 1e-9) for video in (result, truth))
+    return float(own / max(true, 1e-9))
+
+
 def measure(
     result: UInt8[np.ndarray, "..."], truth: Video, borders: Int[np.ndarray, " n"], blended: Int[np.ndarray, " m"]
 ) -> Scores:
@@ -103,6 +119,7 @@ def measure(
         "drift": growth(error),
         "colour_drift": growth(np.abs(offset).mean(axis=1)),
         "colour_shift": colour_shift(offset),
+        "contrast": contrast_change(result, truth),
     }
 
 

@@ -31,6 +31,7 @@ def test_the_truth_has_no_fault():
     assert found == {
         "smoothness": 1,
         "seam_jump": 1,
+        "contrast": 1,
         **dict.fromkeys(("ghosting", "l1", "drift", "colour_drift", "colour_shift"), 0),
     }
     assert found.keys() == METRICS.keys()
@@ -65,6 +66,17 @@ def test_colours_that_move_towards_the_truth_have_moved():
     assert growth(np.abs(offset).mean(axis=1)) == pytest.approx(0)
     assert colour_shift(offset) == pytest.approx(0.2)
     assert colour_shift(offset[:1].repeat(FRAMES, axis=0)) == pytest.approx(0)
+
+
+def test_colours_that_run_apart_or_fade_show_in_contrast_and_not_in_the_mean():
+    """About each frame's own mean colour, so that the mean stays."""
+    mean = TRUTH.mean(axis=(1, 2), keepdims=True)
+    for end in (1.5, 0.5):
+        factor = np.linspace(1, end, FRAMES)[:, None, None, None]
+        changed = np.round(mean + 0.5 * factor * (TRUTH - mean)).astype(np.uint8)
+        found = scores(changed)
+        assert found["contrast"] == pytest.approx(end, rel=0.02)
+        assert found["colour_shift"] < 0.004
 
 
 def test_growth_is_the_rise_of_the_fitted_line():
