@@ -77,6 +77,8 @@ def base() -> ConfigDict:
                 "guidance_interval": (0.0, 1.0),
                 "cache_every": 1,
                 "cache_depth": 2,
+                "decode_tile": 0,
+                "decode_overlap": 0.25,
                 "mimic": 3.5,
                 # Decision: Imagen's percentile, over all free frames of a channel, lest frames flicker; on the ε-prediction.
                 # The public implementation of mimic guidance has 1.0, which cuts off nothing, per frame.

@@ -72,6 +72,8 @@ def base() -> ConfigDict:
                 "guidance_interval": (0.0, 1.0),
                 "cache_every": 1,
                 "cache_depth": 2,
+                "decode_tile": 0,
+                "decode_overlap": 0.25,
                 "spacing": "trailing",
                 "previous": "listed",
                 "strategy": "overlap",

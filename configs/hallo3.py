@@ -51,6 +51,8 @@ def get_config(name: str = "released") -> ConfigDict:
                 "guidance_interval": (0.0, 1.0),
                 "cache_every": 1,
                 "cache_depth": 2,
+                "decode_tile": 0,
+                "decode_overlap": 0.25,
                 "spacing": "open",
                 "strategy": "continued",
                 "window": 49,

@@ -41,6 +41,8 @@ def get_config(name: str = "released") -> ConfigDict:
                 "guidance_interval": (0.0, 1.0),
                 "cache_every": 1,
                 "cache_depth": 2,
+                "decode_tile": 0,
+                "decode_overlap": 0.25,
                 "strategy": "ring",
                 "window": 25,
                 "overlap": 3,

@@ -108,6 +108,8 @@ class Animator:
             "shift": base.shift,
             "ends": base.ends,
             "decode_chunk": base.decode_chunk,
+            "decode_tile": base.decode_tile,
+            "decode_overlap": base.decode_overlap,
         }
 
     @cached_property

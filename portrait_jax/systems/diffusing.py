@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from portrait_jax.autoencoders.kl import KLConfig, sample_latent
+from portrait_jax.autoencoders.tiled import decode_tiled
 from portrait_jax.diffusion.noise import mixed_noise
 from portrait_jax.diffusion.schedule import Schedule, add_noise
 from portrait_jax.diffusion.solvers import Solver, make_solver
@@ -74,8 +76,24 @@ class LatentDiffusion:
         return encode_frames(self.autoencoder, params["autoencoder"], image_pm1, scaling, key)
 
     def decode(self, params: Params, latents: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
-        """`decode_frames` by the system's own autoencoder."""
-        return decode_frames(self.autoencoder, params["autoencoder"], latents, self.autoencoder_config.scaling_factor)
+        """`decode_frames` by the system's own autoencoder, in the tiles that `sampling` says."""
+
+        def decode(part: Float[Array, "b f h w c"]) -> Float[Array, "b f H W 3"]:
+            return decode_frames(self.autoencoder, params["autoencoder"], part, self.autoencoder_config.scaling_factor)
+
+        return decode_tiled(decode, latents, self.sampling.decode_tile, self.sampling.decode_overlap)
+
+    def decode_clips(
+        self, params: Params, latents: Float[Array, "b f h w c"], length: int
+    ) -> Float[Array, "b f H W 3"]:
+        """Latents → images in [−1, 1] by an autoencoder whose decoder sees `length` frames together, in the tiles that `sampling`
+        says."""
+        unscaled, chosen = latents / self.autoencoder_config.scaling_factor, self.sampling
+        clips = [unscaled[:, first : first + length] for first in range(0, latents.shape[1], length)]
+        decode = partial(self.autoencoder.apply, {"params": params["autoencoder"]}, method="decode")
+        return jnp.concatenate(
+            [decode_tiled(decode, clip, chosen.decode_tile, chosen.decode_overlap) for clip in clips], axis=1
+        )
 
 
 class Noised(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from portrait_jax.autoencoders import decode_streamed, sample_latent
+from portrait_jax.autoencoders import decode_streamed, decode_tiled, sample_latent
 from portrait_jax.autoencoders.pixels import on_bars, to_pm1
 from portrait_jax.backbones.cogvideox import remember
 from portrait_jax.conditioning import Conditioning
@@ -240,9 +240,11 @@ class Hallo3(Hallo3Networks):
         return sample_continued(clip, start, windows, rng, first)
 
     def decode(self, params: Params, latents: Latents) -> Float[Array, "b _ H W 3"]:
-        """Latents → images in [−1, 1], two latent frames at a time, as the release has it."""
-        unscaled = latents / self.autoencoder_config.scaling_factor
-        return decode_streamed(self.autoencoder, params["autoencoder"], unscaled)
+        """Latents → images in [−1, 1], two latent frames at a time, as the release has it; tile by tile where `sampling` says so,
+        each a stream of its own."""
+        unscaled, chosen = latents / self.autoencoder_config.scaling_factor, self.sampling
+        decode = partial(decode_streamed, self.autoencoder, params["autoencoder"])
+        return decode_tiled(decode, unscaled, chosen.decode_tile, chosen.decode_overlap)
 
     def to_latents(
         self, params: Params, video_pm1: Float[Array, "b frames H W 3"], rng: PRNGKeyArray | None = None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -326,11 +325,7 @@ class HunyuanPortrait(LatentDiffusion):
         """Latents → images in [−1, 1], `sampling.decode_chunk` frames at a time, which see each other."""
         if not self.temporal_decoder:
             return super().decode(params, latents)
-        unscaled = latents / self.autoencoder_config.scaling_factor
-        size = self.sampling.decode_chunk or latents.shape[1]
-        chunks = [unscaled[:, first : first + size] for first in range(0, latents.shape[1], size)]
-        run = partial(self.autoencoder.apply, {"params": params["autoencoder"]}, method="decode")
-        return jnp.concatenate([run(chunk) for chunk in chunks], axis=1)
+        return self.decode_clips(params, latents, self.sampling.decode_chunk or latents.shape[1])
 
     # Training
 

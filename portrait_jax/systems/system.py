@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
+from portrait_jax.autoencoders.tiled import shared_cells
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.caching import CacheSchedule
 from portrait_jax.diffusion.guidance import Guidance, classifier_free, identity, mimicking, nested
@@ -64,6 +65,10 @@ class SamplingConfig:
     """Windows per jitted call: what is in memory and what an interruption can lose."""
     decode_chunk: int = 0
     """Frames of jointly denoised windows that the decoder sees together; 0: as many as a window has."""
+    decode_tile: int = 0
+    """Side in latent cells of the tiles that the decoder works on one after another (`autoencoders.tiled`); 0: whole pictures."""
+    decode_overlap: float = 0.25
+    """Share of a tile that its neighbour has too, at least: over it the two are blended."""
     noise_share: float = 0.0
     """Correlation between the noise of different frames, in temporal training and in sampling (`diffusion.noise`)."""
     framing: str = "face"
@@ -74,6 +79,10 @@ class SamplingConfig:
     """How the driver's motion is moved onto the portrait: "proportional" (`face.alignment`), "metric", the release's
     (`face.metric`), or "none": the driver's landmarks are drawn where they are. For systems that are driven by faces:
     "proportional", "in_place" or "none" (`animation.faces.POSITIONS`)."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for tiles that cannot be: at once, since a decoder runs last."""
+        shared_cells(self.decode_tile, self.decode_overlap)
 
 
 def guidance_of(sampling: SamplingConfig, scale: float | None = None) -> Guidance:

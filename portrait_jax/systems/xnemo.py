@@ -298,9 +298,7 @@ class XNemo(LatentDiffusion):
         """Latents → images in [−1, 1]; a temporal decoder sees 25 frames at a time, as the release has it."""
         if not self.temporal_decoder:
             return super().decode(params, latents)
-        unscaled, variables = latents / self.autoencoder_config.scaling_factor, {"params": params["autoencoder"]}
-        chunks = [unscaled[:, first : first + CHUNK] for first in range(0, latents.shape[1], CHUNK)]
-        return jnp.concatenate([self.autoencoder.apply(variables, chunk, method="decode") for chunk in chunks], axis=1)
+        return self.decode_clips(params, latents, CHUNK)
 
     def _pixels(self, image_pm1: Float[Array, "b h w 3"]) -> Float[Array, "b s s 3"]:
         return clip_pixels(image_pm1, self.image_encoder_config.image_size, whole_levels=True)

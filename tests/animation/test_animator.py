@@ -165,6 +165,8 @@ def test_settings_are_those_of_the_system_unless_given():
         "framing": "face",
         "alignment": "proportional",
         "decode_chunk": 0,
+        "decode_tile": 0,
+        "decode_overlap": 0.25,
         "ends": 0,
         "portrait_guidance": None,
         "guidance_interval": [0.0, 1.0],

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
+from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
@@ -15,7 +19,9 @@ from portrait_jax.errors import ConfigError
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.systems.system import System
 from portrait_jax.training.task import SamplingTask
-from tests import tiny
+from tests import tiny, tiny_anyexpress, tiny_hunyuan, tiny_xnemo
+from tests.systems.hallo3 import small
+from tests.weights import tree_of
 
 
 def test_configs_build_the_task_that_they_name():
@@ -65,3 +71,25 @@ def test_the_system_has_every_method_of_the_protocol_with_the_same_arguments():
         assert list(inspect.signature(getattr(system, name)).parameters) == asked, name
     for name in System.__annotations__:
         assert hasattr(system, name), name
+
+
+@pytest.mark.parametrize(
+    ("make", "picture", "tiles"),
+    [
+        (tiny.make_system, (1, 8, 8, 3), 4),
+        (tiny_anyexpress.make_system, (1, 8, 8, 3), 4),
+        (lambda: replace(tiny_xnemo.make_system(), temporal_decoder=True), (1, 8, 8, 3), 16),
+        (tiny_hunyuan.make_system, (1, 8, 8, 3), 16),
+        (small.make_system, (1, 9, 8, 8, 3), 6),
+    ],
+    ids=["follow_your_emoji", "anyexpress", "xnemo", "hunyuan_portrait", "hallo3"],
+)
+def test_every_system_decodes_tile_by_tile_where_its_sampling_says_so(make, picture, tiles):
+    whole = make()
+    system = replace(whole, sampling=replace(whole.sampling, decode_tile=3, decode_overlap=0.34))
+    params = {"autoencoder": tree_of(system.autoencoder, jnp.zeros(picture))}
+    latents = jnp.zeros((1, 3, *system.latent_shape()))
+    traced, plain = (jax.make_jaxpr(each.decode)(params, latents) for each in (system, whole))
+    assert traced.out_avals == plain.out_avals
+    lengths = [set(re.findall(r"\blength=(\d+)", str(of))) for of in (traced, plain)]
+    assert str(tiles) in lengths[0] - lengths[1], lengths
