@@ -13,7 +13,7 @@ A system that sound drives is measured by --analysis sound (does the mouth follo
 colours?) and attention_entropy: docs/anyexpress.md. --analysis motion says what a motion encoder's latents tell of what a face
 does, and of whose it is: docs/xnemo.md. With --manifest FILE the cases are those of a benchmark such as
 EmojiBench, with --analysis long_video long videos are made by every strategy and compared: docs/evaluation.md.
---analysis speed times the config's sampling beside the plain sampler, and says what it loses: docs/performance.md.
+--analysis speed times the config's sampling beside each --variant of it, and says what these lose: docs/performance.md.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from rich.console import Console
 from data.cases import average_person, evaluation_cases
 from launch import cli, executables
 from launch.evaluations import attention, long_video, manifest, motion, sound, speed
+from launch.evaluations.common import Options, animate
 from portrait_jax import systems
-from portrait_jax.animation import Animator, animate_clip
+from portrait_jax.animation import Animator
 from portrait_jax.errors import ConfigError
-from portrait_jax.face.detector import model_path
 from portrait_jax.media.image import write_image
 from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.metrics import report
@@ -73,6 +73,12 @@ ANALYSIS = flags.DEFINE_enum("analysis", "people", ["people", *SEEN, *HEARD], "W
 ANCHORS = flags.DEFINE_multi_enum(
     "anchors", list(sound.ANCHORS), list(sound.ANCHORS), "What --analysis anchors compares; give it once for each."
 )
+VARIANTS = flags.DEFINE_multi_string(
+    "variant",
+    [],
+    "Sampling settings that --analysis speed compares with the config's, name=value and commas between several; once for each "
+    "variant.",
+)
 MANIFEST = flags.DEFINE_string("manifest", None, "A benchmark: one JSON object per case and line.")
 JUDGE = flags.DEFINE_enum("judge", "mediapipe", ["mediapipe", "probe"], "Who finds faces in a benchmark's results.")
 LANDMARKER = flags.DEFINE_string(
@@ -105,6 +111,10 @@ def main() -> None:
     kind = "manifest" if MANIFEST.value else ANALYSIS.value
     if MANIFEST.value and ANALYSIS.value != "people":
         raise ConfigError("--manifest and --analysis are two evaluations; give one of them")
+    if VARIANTS.value and kind != "speed":
+        raise ConfigError(
+            "--variant is for --analysis speed; to set it for this run, write --config.sampling.NAME=VALUE"
+        )
     config, output = CONFIG.value, cli.output_folder("output", OUTPUT.value)
     executables.keep()
     frames = FRAMES.value or DEFAULT_FRAMES[kind]
@@ -116,6 +126,7 @@ def main() -> None:
         "probe": identify(PROBE.value),
         "frames": frames,
         **{flag.name: flag.value for flag in (IDENTITIES, SEED, STEPS, GUIDANCE)},
+        **({"variants": VARIANTS.value} if kind == "speed" else {}),
     }
     compiled = Animator(system, trained, STEPS.value, GUIDANCE.value)
     if kind == "manifest":
@@ -131,15 +142,15 @@ def main() -> None:
             f"{system.name} is driven by {system.driven_by}, which --analysis {kind} does not give or has no use for; use "
             f"{' or '.join(fitting)}"
         )
+    chosen = Options(
+        output, IDENTITIES.value, frames, SEED.value, PROBE.value, LANDMARKER.value, ANCHORS.value, VARIANTS.value
+    )
     if kind in HEARD:
-        heard = sound.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value, ANCHORS.value)
-        HEARD[kind](compiled, heard, settings)
-        return
-    if kind in SEEN:
-        chosen = long_video.Options(output, IDENTITIES.value, frames, SEED.value, PROBE.value, LANDMARKER.value)
+        HEARD[kind](compiled, chosen, settings)
+    elif kind in SEEN:
         SEEN[kind](compiled, chosen, settings)
-        return
-    people(config, system, trained, output, frames, settings)
+    else:
+        people(config, system, trained, output, frames, settings)
 
 
 def people(
@@ -170,13 +181,7 @@ def people(
 def animator(system: Any, params: Params) -> Method:
     """The system with these parameters as a method of the suite; compiled once for all cases."""
     compiled = Animator(system, params, STEPS.value, GUIDANCE.value)
-
-    def animate(case: Case) -> np.ndarray:
-        given = case.portrait, case.reference_landmarks, case.driving_landmarks, case.driving_frames
-        bundle = functools.partial(model_path, LANDMARKER.value)
-        return animate_clip(system, params, *given, seed=SEED.value, animator=compiled, bundle=bundle)
-
-    return animate
+    return functools.partial(animate, compiled, seed=SEED.value, landmarker=LANDMARKER.value)
 
 
 def run(methods: dict[str, Method], groups: dict[str, list[Case]], detector: Detector) -> tuple[Table, np.ndarray]:

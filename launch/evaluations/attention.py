@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.evaluations.sound import Options, Speaker, signals_of
+from launch.evaluations.common import Options
+from launch.evaluations.sound import Speaker, signals_of
 from portrait_jax.animation import Animator
 from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.diffusion.schedule import add_noise

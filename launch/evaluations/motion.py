@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from data.views import SyntheticSource
-from launch.evaluations.long_video import Options
+from launch.evaluations.common import Options
 from portrait_jax.animation import Animator
 from portrait_jax.errors import ConfigError
 from portrait_jax.face.boxes import detector_box, motion_crop

@@ -8,16 +8,16 @@ without it, and by overlapping windows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from data import synthetic
 from data.cases import FIRST_PERFORMANCE
+from launch.evaluations.common import Options, means, spread, varied
 from portrait_jax.animation import Animator
 from portrait_jax.animation.drivers import driver_of
 from portrait_jax.animation.portrait import Portrait
@@ -49,19 +49,6 @@ ANCHORS = {
     "overlap": {"strategy": "overlap"},
 }
 """What `--anchors` chooses among: prefixes with either anchor or none, and overlapping windows."""
-SHEET_FRAMES = 8
-
-
-class Options(NamedTuple):
-    """The flags that matter here."""
-
-    output: Path
-    identities: int
-    frames: int
-    seed: int
-    probe: str
-    anchors: Sequence[str] = tuple(ANCHORS)
-    """Names of `ANCHORS`."""
 
 
 @dataclass(frozen=True)
@@ -184,27 +171,6 @@ def by_second(values: Float[np.ndarray, "f c"], frames: int) -> Float[np.ndarray
     frames = min(frames, len(values))
     whole = len(values) // frames * frames
     return values[:whole].reshape(-1, frames, values.shape[1]).mean(axis=1)
-
-
-def varied(animator: Animator, changes: Mapping[str, Any]) -> Animator:
-    """The same system and parameters with other sampling settings."""
-    system = replace(animator.system, sampling=replace(animator.system.sampling, **changes))  # type: ignore[type-var]
-    return replace(animator, system=system, _compiled={})
-
-
-def spread(video: Video) -> list[np.ndarray]:
-    """A few frames from the first to the last."""
-    return [video[i] for i in np.linspace(0, len(video) - 1, SHEET_FRAMES).astype(int)]
-
-
-def means(scores: Mapping[str, list[Scores]], metrics: Mapping[str, Metric]) -> dict[str, Scores]:
-    """Mean of each metric over people that have it, by method."""
-
-    def mean(rows: list[Scores], name: str) -> float:
-        values = [row[name] for row in rows if np.isfinite(row[name])]
-        return float(np.mean(values)) if values else float("nan")
-
-    return {method: {name: mean(rows, name) for name in metrics} for method, rows in scores.items()}
 
 
 def finish(

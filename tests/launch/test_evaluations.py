@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from typing import get_type_hints
 
 import numpy as np
 import pytest
 
 from launch.evaluations import long_video, manifest, speed
+from launch.evaluations.common import Options
 from portrait_jax.animation import Animator
 from portrait_jax.errors import ConfigError
 from portrait_jax.media.image import read_image
 from portrait_jax.metrics import bench
 from portrait_jax.metrics.detector import DEFAULT_WEIGHTS
+from portrait_jax.systems.system import SamplingConfig
 from tests import tiny
 from tests.metrics import triples
 
@@ -77,7 +79,7 @@ def test_a_table_and_pictures_lie_beside_the_numbers(benchmark):
 
 
 def test_both_strategies_are_compared_at_their_own_borders(animator, tmp_path):
-    options = long_video.Options(tmp_path / "out", 1, 13, 0, str(DEFAULT_WEIGHTS))
+    options = Options(tmp_path / "out", 1, 13, 0, str(DEFAULT_WEIGHTS))
     long_video.run(animator, options, {"seed": 0})
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]["13 frames"]
     assert found.keys() == {"overlap", "progressive"}
@@ -89,16 +91,58 @@ def test_both_strategies_are_compared_at_their_own_borders(animator, tmp_path):
     assert sheet.shape[0] >= 3 * tiny.SIZE
 
 
-def test_faster_sampling_stands_beside_the_plain_one(animator, tmp_path):
-    options = long_video.Options(tmp_path / "out", 1, 9, 0, str(DEFAULT_WEIGHTS))
-    with pytest.raises(ConfigError, match=r"nothing to compare.*--config.sampling.cache_every"):
-        speed.run(animator, options, {})
-    sampling = replace(animator.system.sampling, cache_every=2)
-    system = replace(animator.system, sampling=sampling)
-    speed.run(replace(animator, system=system, steps=2, _compiled={}), options, {})
-    found = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]["cross identity"]
-    assert found.keys() == {"plain", "as set"} and all(scores["seconds"] > 0 for scores in found.values())
-    assert found["plain"]["distance"] is None and 5 < found["as set"]["distance"] < 100
+def test_variants_stand_beside_the_plain_sampler(animator, tmp_path):
+    options = Options(tmp_path / "out", 1, 9, 0, str(DEFAULT_WEIGHTS), variants=("steps=2", "decode_tile=3"))
+    speed.run(animator, options, {})
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    found = written["metrics"]["cross identity"]
+    assert found.keys() == written["taken"].keys() == {"plain", "steps=2", "decode_tile=3"}
+    assert all(scores["seconds"] > 0 and scores["processor"] > 0 for scores in found.values())
+    assert found["plain"]["distance"] is None
+    assert 5 < found["steps=2"]["distance"] < 100 and 5 < found["decode_tile=3"]["distance"] < 100
+
+
+def test_a_variant_wins_over_the_animators_own_settings_and_leaves_the_others(animator):
+    texts = ("solver=euler, steps=4", "window=5,overlap=1")
+    found = speed.variants_of(animator, texts, 9)
+    few, short = (found[text].settings for text in texts)
+    assert (few["solver"], few["steps"], few["guidance"], found[texts[0]].solver.steps) == ("euler", 4, 1.0, 4)
+    assert (short["steps"], short["window"], short["overlap"]) == (1, 5, 1)
+    assert found["plain"].settings == animator.settings
+
+
+def test_values_of_a_variant_have_the_types_of_the_settings():
+    told = speed.parse("guidance_interval=(0.2, 1),steps=4 , anchor=none,portrait_guidance=None,mimic=2")
+    assert told == {
+        "guidance_interval": (0.2, 1.0),
+        "steps": 4,
+        "anchor": "none",
+        "portrait_guidance": None,
+        "mimic": 2.0,
+    }
+    assert isinstance(told["mimic"], float) and speed.parse("portrait_guidance=2.5") == {"portrait_guidance": 2.5}
+    assert speed.READERS.keys() >= set(get_type_hints(SamplingConfig).values())
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ((), "nothing to compare: give --variant"),
+        (("stepz=4",), "no sampling setting 'stepz'; did you mean 'steps'"),
+        (("steps=4.5",), r"'steps=4.5': steps is a whole number, not '4.5'"),
+        (("guidance_interval=(0.2)",), "two numbers in brackets"),
+        (("steps=4,euler",), "'euler' sets nothing"),
+        (("steps=4,,solver=euler",), "'' sets nothing"),
+        (("steps=4", "steps=1"), "'steps=1' is what the config says already"),
+        (("solver=eulr",), "did you mean 'euler'"),
+        (("overlap=4",), "overlap < length"),
+        (("decode_tile=-1",), "decode_tile -1"),
+        (("cache_every=0",), "cache_every 0 must be at least 1"),
+    ],
+)
+def test_variants_that_cannot_be_are_refused_before_anything_is_sampled(animator, variants, message):
+    with pytest.raises(ConfigError, match=message):
+        speed.variants_of(animator, variants, 9)
 
 
 def test_two_evaluations_at_once_are_refused(root, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from launch.evaluations import motion
-from launch.evaluations.long_video import Options
+from launch.evaluations.common import Options
 from portrait_jax.animation import Animator
 from portrait_jax.errors import ConfigError
 from portrait_jax.metrics.detector import DEFAULT_WEIGHTS

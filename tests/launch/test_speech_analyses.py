@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from launch.evaluations import attention, sound
+from launch.evaluations.common import Options
 from portrait_jax.animation import Animator
 from portrait_jax.errors import ConfigError
 from portrait_jax.face.measures import EYE_CORNERS, INNER_LIPS_LOWER
@@ -27,8 +28,8 @@ def animator() -> Animator:
     return Animator(system, tiny.make_params(system))
 
 
-def options(folder, frames=FRAMES, people=1) -> sound.Options:
-    return sound.Options(folder, people, frames, 0, str(DEFAULT_WEIGHTS))
+def options(folder, frames=FRAMES, people=1) -> Options:
+    return Options(folder, people, frames, 0, str(DEFAULT_WEIGHTS), anchors=tuple(sound.ANCHORS))
 
 
 class Loud(sound.Speaker):
