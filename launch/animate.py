@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from launch import cli, executables
+from launch import cli, executables, meshes
 from launch.priors import load_extension
 from portrait_jax import systems
 from portrait_jax.animation import Animator
@@ -98,6 +98,7 @@ AUDIO_SCALE = flags.DEFINE_float("audio_scale", None, "How strongly the sound ac
 PASTE_BACK = flags.DEFINE_bool(
     "paste_back", False, "Put the result back into the whole picture, in its size, where the portrait was cut out."
 )
+MESH = flags.DEFINE_list("mesh", [], "Devices that work together, such as data=2 or data=2,fsdp=4; default one.")
 RESUME = flags.DEFINE_bool("resume", False, "Go on with an interrupted run.")
 
 NEEDED = (DRIVING, OUTPUT)
@@ -109,7 +110,7 @@ def main() -> None:
         if not flag.value:
             raise ConfigError(f"--{flag.name} is missing; give it (--help says what each flag takes)")
     executables.keep()
-    config = CONFIG.value
+    config, mesh = CONFIG.value, meshes.sampling_mesh(MESH.value)
     set_scales(config)
     bases = [resolve(path) for path in BASE.value]
     if CONTROL.value and config.model.get("behaviour", ConfigDict()).get("control") == "none":
@@ -143,7 +144,7 @@ def main() -> None:
     }
     if PRIOR.value:
         about["prior"] = identify(PRIOR.value)
-    animator = Animator(system, params, STEPS.value, GUIDANCE.value)
+    animator = Animator(system, params, STEPS.value, GUIDANCE.value, mesh=mesh)
     with Bars() as bars:
         record = animate_files(animator, job, extension=extension, about=about, report=bars.report)
     print(

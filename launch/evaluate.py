@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from data.cases import average_person, evaluation_cases
-from launch import cli, executables
+from launch import cli, executables, meshes
 from launch.evaluations import attention, long_video, manifest, motion, sound, speed
 from launch.evaluations.common import Options, animate
 from portrait_jax import systems
@@ -43,10 +44,8 @@ from portrait_jax.metrics.detector import DEFAULT_WEIGHTS, Detector
 from portrait_jax.metrics.suite import BASELINES, Case, Method, Table, evaluate, shuffled
 from portrait_jax.progress import Bars
 from portrait_jax.systems.loading import EMBEDDED, load_system_params
-from portrait_jax.systems.system import System
 from portrait_jax.training.loop import run_once
 from portrait_jax.training.params import identify
-from portrait_jax.typing import Params
 
 HEARD = {"sound": sound.run, "anchors": sound.run_anchors, "attention_entropy": attention.run}
 """Analyses of what sound drives."""
@@ -68,6 +67,7 @@ FRAMES = flags.DEFINE_integer(
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the sampling noise and of the performances.", lower_bound=0)
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps; default the config's.", lower_bound=1, upper_bound=1000)
 GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale; default the config's.", lower_bound=0)
+MESH = flags.DEFINE_list("mesh", [], "Devices that sample together, such as data=2; default one.")
 PROBE = flags.DEFINE_string("probe", str(DEFAULT_WEIGHTS), "The judging probe: a file or a training's workdir.")
 ANALYSIS = flags.DEFINE_enum("analysis", "people", ["people", *SEEN, *HEARD], "What is measured.")
 ANCHORS = flags.DEFINE_multi_enum(
@@ -128,7 +128,10 @@ def main() -> None:
         **{flag.name: flag.value for flag in (IDENTITIES, SEED, STEPS, GUIDANCE)},
         **({"variants": VARIANTS.value} if kind == "speed" else {}),
     }
-    compiled = Animator(system, trained, STEPS.value, GUIDANCE.value)
+    mesh = meshes.sampling_mesh(MESH.value)
+    if mesh is not None:
+        settings["mesh"] = dict(mesh.shape)
+    compiled = Animator(system, trained, STEPS.value, GUIDANCE.value, mesh=mesh)
     if kind == "manifest":
         options = manifest.Options(
             MANIFEST.value, output, frames, SEED.value, JUDGE.value, PROBE.value, LANDMARKER.value, RECOGNISER.value,
@@ -150,19 +153,17 @@ def main() -> None:
     elif kind in SEEN:
         SEEN[kind](compiled, chosen, settings)
     else:
-        people(config, system, trained, output, frames, settings)
+        people(config, compiled, output, frames, settings)
 
 
-def people(
-    config: ConfigDict, system: System, trained: Params, output: Path, frames: int, settings: dict[str, Any]
-) -> None:
+def people(config: ConfigDict, compiled: Animator, output: Path, frames: int, settings: dict[str, Any]) -> None:
     """Unseen procedural people, beside both baselines and the untrained system."""
-    detector = Detector.load(PROBE.value)
+    system, trained, detector = compiled.system, compiled.params, Detector.load(PROBE.value)
     fresh = run_once(functools.partial(system.init, stage=config.stage), jax.random.key(SEED.value))
     methods = {
-        "trained": animator(system, trained),
+        "trained": method(compiled),
         # Its autoencoder is the trained one: without it there would be no picture to judge.
-        "untrained": animator(system, {**fresh, "autoencoder": trained["autoencoder"]}),
+        "untrained": method(replace(compiled, params={**fresh, "autoencoder": trained["autoencoder"]}, _compiled={})),
         **BASELINES,
     }
     if system.driven_by != "landmarks":
@@ -178,9 +179,8 @@ def people(
     print(f"written to {OUTPUT.value}: metrics.json, table.md, comparison.png")
 
 
-def animator(system: Any, params: Params) -> Method:
-    """The system with these parameters as a method of the suite; compiled once for all cases."""
-    compiled = Animator(system, params, STEPS.value, GUIDANCE.value)
+def method(compiled: Animator) -> Method:
+    """An animator as a method of the suite; compiled once for all cases."""
     return functools.partial(animate, compiled, seed=SEED.value, landmarker=LANDMARKER.value)
 
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from launch import meshes
 from launch.compiling import report, sweeps
 from launch.compiling.machines import Machine
 from launch.compiling.programs import program
-from portrait_jax.errors import ConfigError, nearest
-from portrait_jax.sharding.mesh import AXES, make_mesh
+from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.target import compiling_for
 
 
@@ -59,22 +59,8 @@ def one(request: Request, config: ConfigDict, sizes: dict[str, int]) -> dict[str
 
 
 def mesh_sizes(config: ConfigDict, given: Sequence[str]) -> dict[str, int]:
-    """The config's mesh, or what is given: axes that are not named have one device.
-
-    Raises:
-        ConfigError: for an axis that does not exist, or a size that is no number.
-    """
-    if not given:
-        return {axis: int(size) for axis, size in config.mesh.items()}
-    sizes = dict.fromkeys(AXES, 1)
-    for part in given:
-        axis, _, size = part.partition("=")
-        if axis not in AXES:
-            raise ConfigError(f"--mesh has no axis '{axis}'{nearest(axis, AXES)}")
-        if not size.lstrip("-").isdecimal():
-            raise ConfigError(f"--mesh {axis} needs a number of devices, not '{size}'")
-        sizes[axis] = int(size)
-    return sizes
+    """The config's mesh, or what is given (`meshes.mesh_sizes`)."""
+    return meshes.mesh_sizes(given) if given else {axis: int(size) for axis, size in config.mesh.items()}
 
 
 def finish(made: list[dict[str, Any]], output: Path | None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import Mesh, SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from data.pipeline import make_loader
@@ -21,7 +20,7 @@ from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.long_video.continued import Clips
 from portrait_jax.long_video.tiles import Tiles
 from portrait_jax.sharding.mesh import batch_sharding, check_batch_size
-from portrait_jax.sharding.rules import shardings
+from portrait_jax.sharding.placing import Placing
 from portrait_jax.systems.system import frame_size
 from portrait_jax.training.loop import state_shapes
 from portrait_jax.training.optimizers import make_optimizer
@@ -83,7 +82,7 @@ def batch_shapes(config: ConfigDict, batch_size: int, frames: int, mesh: Mesh) -
 
 def sampling(config: ConfigDict, mesh: Mesh, clips: int = 1) -> Program:
     """A chunk of windows with all solver steps; where windows are denoised jointly, one window in one step; where clips are
-    continued, a whole clip with its decoder. On one device it is the very program of `launch.animate`, which knows no mesh.
+    continued, a whole clip with its decoder. It is the very program of `launch.animate`, with or without a mesh.
 
     Args:
         clips: portraits that are animated together, over the mesh's batch axes.
@@ -95,51 +94,42 @@ def sampling(config: ConfigDict, mesh: Mesh, clips: int = 1) -> Program:
     driven_by = getattr(system, "driven_by", None)
     if driven_by not in DRIVING:
         raise ConfigError(f"{config.task} samples nothing that is driven; --program=sample is for systems")
-    tree = jax.eval_shape(system.init, jax.random.key(0))
-    if mesh.size == 1:
-        params = whole(tree, mesh)
-    else:
-        params = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(system.dtype), sharding=place),
-            tree,
-            shardings(tree, mesh),
-        )
+    placing = Placing(mesh) if mesh.size > 1 else Alone(mesh.devices.item())
+    params = placing.params(jax.eval_shape(system.init, jax.random.key(0)))
     animator = Animator(system, {})
     plan = animator.plan(10_000)
     kind = next(name for name, fits in KINDS.items() if fits(plan))
-    with jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext():
-        traced, steps = SAMPLERS[kind](animator, plan, params, mesh, clips)
+    traced, steps = placing.under(SAMPLERS[kind])(animator, plan, params, placing, clips)
     return Program(traced, params, clips, steps)
 
 
-def whole(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Shapes of a tree, its first axis over the mesh's batch axes where they divide it; on one device without a mesh."""
-    parts = int(np.prod([mesh.shape[axis] for axis in ("data", "fsdp")]))
+class Alone(Placing):
+    """Shapes on one device, which may be one that is not there."""
 
-    def place(leaf: Any) -> jax.ShapeDtypeStruct:
-        shape = jnp.shape(leaf)
-        if mesh.size == 1:
-            alone = mesh.devices.item()
-            # What lies where everything lies by default has no annotation in a run's program, so it must have none here.
-            split: Any = None if alone == jax.devices()[0] else SingleDeviceSharding(alone)
-        else:
-            split = batch_sharding(mesh) if shape and shape[0] % parts == 0 else NamedSharding(mesh, PartitionSpec())
-        return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=split)
+    def __init__(self, device: jax.Device) -> None:
+        super().__init__()
+        # What lies where everything lies by default has no annotation in a run's program, so it must have none here.
+        object.__setattr__(self, "place", None if device == jax.devices()[0] else SingleDeviceSharding(device))
 
-    return jax.tree.map(place, tree)
+    def items(self, tree: PyTree, axis: int | PyTree = 0) -> PyTree:
+        """The same place for all."""
+        return self.params(tree)
+
+    def put(self, leaf: Any, place: Any) -> Any:
+        """One shape there."""
+        return super().put(leaf, self.place)
 
 
-def still(system: Any, params: PyTree, clips: int) -> PyTree:
+def still(system: Any, params: PyTree, placing: Placing, clips: int) -> PyTree:
     """Shapes of what is told of the portraits."""
-    image = jax.ShapeDtypeStruct((clips, *frame_size(system), 3), jnp.uint8)
-    return jax.eval_shape(system.encode_portrait, params, image)
+    return placing.told(jax.eval_shape(system.encode_portrait, params, u8(clips, *frame_size(system), 3)))
 
 
-def in_order(animator: Animator, plan: Any, params: PyTree, mesh: Mesh, clips: int) -> tuple[Any, int]:
+def in_order(animator: Animator, plan: Any, params: PyTree, placing: Placing, clips: int) -> tuple[Any, int]:
     system: Any = animator.system
     size = min(int(animator.settings["windows_per_chunk"]), plan.count)
-    driving = DRIVING[system.driven_by](system, clips, len(plan.source_frames(0, size)))
-    branches = jax.eval_shape(system.encode_driving, params, still(system, params, clips), driving)
+    driving = placing.items(DRIVING[system.driven_by](system, clips, len(plan.source_frames(0, size))))
+    branches = jax.eval_shape(system.encode_driving, params, still(system, params, placing, clips), driving)
     carry = jax.eval_shape(lambda: plan.blank(animator.solver, (clips, *system.latent_shape())))
     run = plan.sampler(
         system.denoise,
@@ -149,32 +139,28 @@ def in_order(animator: Animator, plan: Any, params: PyTree, mesh: Mesh, clips: i
         noise_share=system.sampling.noise_share,
         cache=animator.cache,
     )
-    key = jax.eval_shape(jax.random.key, 0)
-    return run.trace(params, whole(branches, mesh), whole(carry, mesh), key, *plan.arguments(0, size)), 1
+    key, carry = jax.eval_shape(jax.random.key, 0), placing.items(carry, animator.carry_axes(plan))
+    return run.trace(params, placing.told(branches), carry, key, *plan.arguments(0, size)), 1
 
 
-def jointly(animator: Animator, plan: Any, params: PyTree, mesh: Mesh, clips: int) -> tuple[Any, int]:
+def jointly(animator: Animator, plan: Any, params: PyTree, placing: Placing, clips: int) -> tuple[Any, int]:
     system: Any = animator.system
     length = int(animator.settings["window"])
-    driving = DRIVING[system.driven_by](system, clips, length)
-    latents = jax.ShapeDtypeStruct((clips, length, *system.latent_shape()), jnp.float32)
+    given = DRIVING[system.driven_by](system, clips, length), f32(clips, length, *system.latent_shape())
     predict = joint.window_prediction(system, animator.solver, animator.rule)
-    given = (still(system, params, clips), driving, latents)
-    traced = predict.trace(params, *(whole(tree, mesh) for tree in given), jax.ShapeDtypeStruct((), jnp.int32))
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    traced = predict.trace(params, still(system, params, placing, clips), *placing.items(given), step)
     return traced, animator.solver.steps
 
 
-def continued(animator: Animator, plan: Any, params: PyTree, mesh: Mesh, clips: int) -> tuple[Any, int]:
+def continued(animator: Animator, plan: Any, params: PyTree, placing: Placing, clips: int) -> tuple[Any, int]:
     system: Any = animator.system
     audio = DRIVING[system.driven_by](system, clips, plan.length)["audio"]
-    windows = jax.ShapeDtypeStruct((1, *audio.shape), audio.dtype)
-    carry = jax.eval_shape(lambda: animator.blank(plan))
-    image = jax.ShapeDtypeStruct((clips, *frame_size(system), 3), jnp.uint8)
-    given = (still(system, params, clips), image, windows)
-    key = jax.eval_shape(jax.random.key, 0)
-    return jax.jit(system.sample_clips).trace(
-        params, *(whole(tree, mesh) for tree in given), key, whole(carry, mesh), jax.ShapeDtypeStruct((), jnp.int32)
-    ), 1
+    windows = placing.items(jax.ShapeDtypeStruct((1, *audio.shape), audio.dtype), 1)
+    carry = f32(clips, *animator.blank(plan).shape[1:])
+    image, carry = placing.items((u8(clips, *frame_size(system), 3), carry))
+    given = still(system, params, placing, clips), image, windows, jax.eval_shape(jax.random.key, 0), carry
+    return jax.jit(system.sample_clips).trace(params, *given, jax.ShapeDtypeStruct((), jnp.int32)), 1
 
 
 KINDS: Mapping[str, Callable[[Any], bool]] = MappingProxyType(

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from portrait_jax.animation import continued, joint
 from portrait_jax.animation.signals import Signals
@@ -26,6 +27,7 @@ from portrait_jax.long_video.prefix import Prefixed, plan_prefixed
 from portrait_jax.long_video.progressive import plan_gaps
 from portrait_jax.long_video.ring import ring_tiles
 from portrait_jax.long_video.tiles import Tiles, gaussian_tiles, random_offsets, shifted_tiles, wrapped_tiles
+from portrait_jax.sharding.placing import Placing, item_axes
 from portrait_jax.systems.system import SamplingConfig, System, cache_of, frame_size, guidance_of
 from portrait_jax.typing import Image, Int, Params, PRNGKeyArray, PyTree, Video
 
@@ -68,6 +70,8 @@ class Animator:
         params: its parameters.
         steps, guidance: override `system.sampling`.
         length, overlap, windows_per_chunk: override the window settings of `system.sampling`.
+        mesh: devices that work together, see `sharding`: parameters lie by their rules, guidance branches and frames to decode over
+            what they divide. None: one device.
     """
 
     system: System
@@ -77,6 +81,7 @@ class Animator:
     length: int | None = None
     overlap: int | None = None
     windows_per_chunk: int | None = None
+    mesh: Mesh | None = None
     _compiled: dict = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -111,6 +116,10 @@ class Animator:
             "decode_tile": base.decode_tile,
             "decode_overlap": base.decode_overlap,
         }
+
+    @cached_property
+    def placing(self) -> Placing:
+        return Placing(self.mesh)
 
     @cached_property
     def solver(self) -> Solver:
@@ -160,6 +169,10 @@ class Animator:
             return continued.blank(self.system, plan)
         return plan.blank(self.solver, (1, *self.system.latent_shape()))
 
+    def carry_axes(self, plan: Plan) -> PyTree:
+        """Which axis of each array that is handed over is that of the clips."""
+        return item_axes(lambda clips: plan.blank(self.solver, (clips, *self.system.latent_shape())))
+
     def frames(
         self, portrait: Image, signals: Signals, count: int, *, seed: int = 0, start: Position | None = None
     ) -> Iterator[tuple[Video, Position]]:
@@ -192,7 +205,8 @@ class Animator:
             yield from self._continued(portrait, signals, plan, key, start)
             return
         told = {name: array[None] for name, array in signals.portrait.items()}
-        still = self._encode_portrait(self._placed, portrait[None], **told)
+        given = self.placing.items((portrait[None], told))
+        still = self.placing.told(self._encode_portrait(self._placed, given[0], **given[1]))
         if isinstance(plan, Tiles):
             yield from self._joint(still, signals, plan, key, start)
         else:
@@ -202,11 +216,11 @@ class Animator:
         self, still: Conditioning, signals: Signals, plan: Plan, key: PRNGKeyArray, start: Position
     ) -> Iterator[tuple[Video, Position]]:
         size, carry = min(int(self.settings["windows_per_chunk"]), plan.count), start.carry
-        sample = self._sampler(plan, size)
+        sample, placing, axes = self._sampler(plan, size), self.placing, self.carry_axes(plan)
         for first in range(start.window, plan.count, size):
-            driving = self._driving(signals, plan.source_frames(first, size))
-            conditionings = self._encode_driving(self._placed, still, driving)
-            carry, latents = sample(self._placed, conditionings, carry, key, *plan.arguments(first, size))
+            driving = placing.items(self._driving(signals, plan.source_frames(first, size)))
+            told = placing.told(self._encode_driving(self._placed, still, driving))
+            carry, latents = sample(self._placed, told, placing.items(carry, axes), key, *plan.arguments(first, size))
             kept = np.asarray(plan.emit(first, latents)[0])
             # The carry is donated to the next call, so the caller gets a copy on the host.
             yield self._decode_all(kept, plan.stride), Position(first + size, jax.device_get(carry))
@@ -223,7 +237,7 @@ class Animator:
             found = self._driving(signals, tiles.shown(frames))
             return {**found, "strength": tiles.strength(frames)[None]} if tiles.cut else found
 
-        predict = joint.driven_prediction(self._window_prediction, self._placed, still, driving)
+        predict = joint.driven_prediction(self._window_prediction, self._placed, still, driving, self.placing)
         done = joint.sample_groups(predict, noise, tiles, self.solver, start.window, start.carry, still.start)
         made, group = tiles.begin(start.window), self.system.sampling.decode_chunk or tiles.length
         for latents, number, carry in done:
@@ -237,7 +251,7 @@ class Animator:
         size = min(int(self.settings["windows_per_chunk"]), clips.count)
         done = continued.sample_in_clips(
             continued.continued(self.system), self._encode_portrait, self._sample_clips, self._placed, portrait, signals,
-            clips, size, key, start.window, start.carry,
+            clips, size, key, start.window, start.carry, self.placing,
         )  # fmt: skip
         for frames, clip, carry in done:
             yield frames, Position(clip, carry)
@@ -247,16 +261,16 @@ class Animator:
         """The system's own sampling with the steps and guidance in force."""
         chosen = {name: self.settings[name] for name in ("steps", "guidance")}
         system: Any = self.system
-        return jax.jit(replace(system, sampling=replace(system.sampling, **chosen)).sample_clips)
+        return self.placing.under(jax.jit(replace(system, sampling=replace(system.sampling, **chosen)).sample_clips))
 
     @cached_property
     def _window_prediction(self) -> Callable:
-        return joint.window_prediction(self.system, self.solver, self.rule)
+        return self.placing.under(joint.window_prediction(self.system, self.solver, self.rule))
 
     @cached_property
     def _placed(self) -> Params:
-        """The parameters on the device: those of a file would travel there with every call."""
-        return jax.device_put(self.params)
+        """The parameters on their devices: those of a file would travel there with every call."""
+        return self.placing.params(self.params)
 
     def _driving(self, signals: Signals, frames: Int[np.ndarray, " f"]) -> dict[str, np.ndarray]:
         batch = signals.batch(frames)
@@ -273,21 +287,21 @@ class Animator:
 
     @cached_property
     def _encode_portrait(self) -> Callable:
-        return jax.jit(self.system.encode_portrait)
+        return self.placing.under(jax.jit(self.system.encode_portrait))
 
     @cached_property
     def _encode_driving(self) -> Callable:
-        return jax.jit(self.system.encode_driving)
+        return self.placing.under(jax.jit(self.system.encode_driving))
 
     @cached_property
     def _decode(self) -> Callable:
-        return jax.jit(self.system.decode)
+        return self.placing.under(jax.jit(self.system.decode))
 
     def _sampler(self, plan: Plan, size: int) -> Callable:
         """One compiled program per number of units in a chunk."""
         if size not in self._compiled:
             system: Any = self.system
-            self._compiled[size] = plan.sampler(
+            sampler = plan.sampler(
                 system.denoise_measured if isinstance(plan, Prefixed) and plan.sites else system.denoise,
                 size,
                 solver=self.solver,
@@ -295,6 +309,7 @@ class Animator:
                 noise_share=self.system.sampling.noise_share,
                 cache=self.cache,
             )
+            self._compiled[size] = self.placing.under(sampler)
         return self._compiled[size]
 
     def _decode_all(self, latents: np.ndarray, group: int, shown: slice = slice(None)) -> Video:
@@ -309,5 +324,6 @@ class Animator:
             wanted = kept[(kept >= first) & (kept < first + group)] - first
             if wanted.size:
                 padded = np.concatenate([part, np.repeat(part[-1:], group - len(part), axis=0)])
-                parts.append(to_u8(self._decode(self._placed, jnp.asarray(padded)[None])[0])[wanted])
+                whole = self.placing.items(jnp.asarray(padded)[None])
+                parts.append(to_u8(self._decode(self._placed, whole)[0])[wanted])
         return np.concatenate(parts)

@@ -14,6 +14,7 @@ from portrait_jax.autoencoders.pixels import to_u8
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.errors import ConfigError
 from portrait_jax.long_video.continued import Clips
+from portrait_jax.sharding.placing import Placing
 from portrait_jax.systems.system import System
 from portrait_jax.typing import Array, Float, Image, Int, Params, PRNGKeyArray, UInt8, Video
 
@@ -88,20 +89,23 @@ def sample_in_clips(
     key: PRNGKeyArray,
     first: int,
     carry: Float[np.ndarray, "1 g H W 3"],
+    placing: Placing,
 ) -> Iterator[tuple[Video, int, np.ndarray]]:
     """Yields, chunk by chunk of `size` clips, the new frames at the portrait's size, and the clip and carry to go on from.
 
     Args:
         encode, sample: its `encode_portrait` and `sample_clips`, compiled.
         first, carry: where to go on: what an earlier run yielded, or 0 and `blank`.
+        placing: where what they are given lies.
     """
     keys, still = jax.random.split(key), {name: array[None] for name, array in signals.still.items()}
-    person = encode(params, portrait[None], still, keys[0])
+    image, still = placing.items((portrait[None], still))
+    person = placing.told(encode(params, image, still, keys[0]))
     if not first:
         carry = np.repeat(np.asarray(system.picture(jnp.asarray(portrait)[None]))[:, None], clips.overlap, axis=1)
     for number in range(first, clips.count, size):
-        windows = windows_of(signals, clips.told(number, size))
-        held, video = sample(params, person, portrait[None], windows, keys[1], carry, np.int32(number))
+        windows = placing.items(windows_of(signals, clips.told(number, size)), 1)
+        held, video = sample(params, person, image, windows, keys[1], placing.items(carry), np.int32(number))
         carry = np.asarray(held)
         count = clips.first_frame(number + size) - clips.first_frame(number)
         yield middle_of(to_u8(video[0, :count]), portrait.shape[:2]), number + size, carry

@@ -239,6 +239,7 @@ def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[st
         "rotation": job.rotation,
         "paste_back": job.paste_back,
         "prompts": {name: ids.tolist() for name, ids in job.prompts.items()},
+        **({} if animator.mesh is None else {"mesh": dict(animator.mesh.shape)}),
     }
 
 

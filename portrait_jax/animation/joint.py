@@ -11,9 +11,10 @@ import numpy as np
 
 from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.sampler import guided_at
-from portrait_jax.diffusion.solvers import Solver
+from portrait_jax.diffusion.solvers import Index, Solver
 from portrait_jax.long_video.joint import Predict, denoise_group
 from portrait_jax.long_video.tiles import Tiles
+from portrait_jax.sharding.placing import ONE_DEVICE, Placing
 from portrait_jax.systems.system import System
 from portrait_jax.typing import Array, Float, Int, PyTree
 
@@ -44,6 +45,7 @@ def driven_prediction(
     params: PyTree,
     still: Any,
     driving: Callable[[Int[np.ndarray, " f"]], dict[str, np.ndarray]],
+    placing: Placing = ONE_DEVICE,
 ) -> Predict:
     """`window_prediction` with its parameters, and driving arrays made as they are needed."""
 
@@ -51,7 +53,10 @@ def driven_prediction(
     def kept(frames: tuple[int, ...]) -> dict[str, np.ndarray]:
         return driving(np.array(frames))
 
-    return lambda frames, x, step: predict(params, still, kept(tuple(frames.tolist())), x, step)
+    def run(frames: Int[np.ndarray, " f"], x: Array, step: Index) -> Array:
+        return predict(params, still, *placing.items((kept(tuple(frames.tolist())), x)), step)
+
+    return run
 
 
 def sample_groups(

@@ -14,6 +14,7 @@ from portrait_jax.diffusion.caching import UNCACHED, CacheSchedule, Kept
 from portrait_jax.diffusion.guidance import Guidance, identity
 from portrait_jax.diffusion.solvers import Index, Solver
 from portrait_jax.errors import ConfigError, ShapeError, listed, nearest
+from portrait_jax.sharding.activations import items_apart
 from portrait_jax.typing import Array, Float, PyTree
 
 Denoise = Callable[[Array, Array, Conditioning], PyTree]
@@ -27,6 +28,8 @@ Predict = Callable[..., Mapping[str, PyTree]]
 def one_batch(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict:
     """Runs all branches as one batch: fastest where memory allows.
 
+    Over a mesh whose batch axes divide that batch (clips × branches) each device runs its own clips and branches.
+
     Raises:
         ShapeError: if the branches have not the same fields and shapes.
     """
@@ -36,8 +39,10 @@ def one_batch(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict
         count, told = len(branches), joined
         if caches is not None:
             own = [caches[name] for name in branches]
-            told = joined.replace(cache=jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own))
-        output = denoise(jnp.concatenate([x] * count), jnp.broadcast_to(timestep, (x.shape[0] * count,)), told)
+            told = joined.replace(cache=items_apart(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own)))
+        repeated = jnp.concatenate([x] * count), jnp.broadcast_to(timestep, (x.shape[0] * count,))
+        noisy, timesteps = items_apart(repeated)
+        output = denoise(noisy, timesteps, told)
         leaves, structure = jax.tree.flatten(output)
         parts = zip(*(jnp.split(leaf, count) for leaf in leaves), strict=True)
         return {name: jax.tree.unflatten(structure, part) for name, part in zip(branches, parts, strict=True)}
@@ -46,12 +51,14 @@ def one_batch(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict
 
 
 def one_by_one(denoise: Denoise, branches: Mapping[str, Conditioning]) -> Predict:
-    """Runs the branches one after another: least memory, and branches may have different fields."""
+    """Runs the branches one after another: least memory, and branches may have different fields. Clips lie over a mesh's batch axes
+    where these divide them."""
 
     def predict(x: Array, timestep: Array, caches: Mapping[str, FeatureCache] | None = None) -> Mapping[str, PyTree]:
-        repeated, own = jnp.broadcast_to(timestep, x.shape[:1]), caches or {}
+        noisy, repeated = items_apart((x, jnp.broadcast_to(timestep, x.shape[:1])))
+        own = caches or {}
         return {
-            name: denoise(x, repeated, conditioning.replace(cache=own.get(name)))
+            name: denoise(noisy, repeated, conditioning.replace(cache=own.get(name)))
             for name, conditioning in branches.items()
         }
 
@@ -262,7 +269,7 @@ def _joined(branches: Mapping[str, Conditioning]) -> Conditioning:
                 "fill dropped fields (zero tokens, reference_mask 0), or use batched=False"
             )
     own = [conditioning.replace(**dict.fromkeys(SHARED)) for conditioning in branches.values()]
-    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own)
+    joined = items_apart(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *own))
     return joined.replace(**{field: getattr(reference, field) for field in SHARED})
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from portrait_jax.sharding.mesh import AXES, BATCH_AXES
-from portrait_jax.typing import Array
+from portrait_jax.typing import Array, PyTree
 
 
 def mesh_in_context() -> AbstractMesh | None:
@@ -18,9 +18,31 @@ def mesh_in_context() -> AbstractMesh | None:
     return mesh if ours and AxisType.Manual not in mesh.axis_types else None
 
 
-def dividing(mesh: AbstractMesh, size: int, axes: tuple[str, ...]) -> tuple[str, ...] | None:
+def dividing(mesh: AbstractMesh | Mesh, size: int, axes: tuple[str, ...]) -> tuple[str, ...] | None:
     """These axes of the mesh if together they divide an axis of an array, else None: it stays whole."""
     return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
+
+
+def items_apart(tree: PyTree, *choices: tuple[str, ...]) -> PyTree:
+    """Arrays whose first axis is one of independent items (clips, guidance branches, single frames): they lie over the mesh, so
+    that each device computes its own.
+
+    Args:
+        choices: sets of mesh axes, of which the first that divides an array is taken; default the batch axes. An array that none
+            divides lies as the partitioner finds best, and so do all other axes.
+    """
+    mesh = mesh_in_context()
+    if mesh is None:
+        return tree
+
+    def place(x: Array) -> Array:
+        axes = next((axes for axes in choices or (BATCH_AXES,) if dividing(mesh, x.shape[0], axes)), None)
+        if axes is None:
+            return x
+        rest = [PartitionSpec.UNCONSTRAINED] * (x.ndim - 1)
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(axes, *rest))
+
+    return jax.tree.map(place, tree)
 
 
 def tokens_apart(x: Array) -> Array:

@@ -44,10 +44,10 @@ def make_mesh(
         raise ConfigError(f"only one mesh size may be −1, not {' and '.join(free)}")
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if fixed > len(devices):
-        raise DeviceError(f"the mesh {sizes} needs {fixed} devices, {len(devices)} are there; lower config.mesh")
+        raise DeviceError(f"the mesh {sizes} needs {fixed} devices, {len(devices)} are there; make the mesh smaller")
     if free:
         if len(devices) % fixed:
-            raise DeviceError(f"{len(devices)} devices do not split over the mesh {sizes}; set config.mesh.{free[0]}")
+            raise DeviceError(f"{len(devices)} devices do not split over the mesh {sizes}; say how large {free[0]} is")
         sizes[free[0]] = len(devices) // fixed
     shape = tuple(sizes.values())
     chosen = devices[: math.prod(shape)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -66,7 +67,7 @@ def shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule] = RULES) -> PyTree
     Optimizer moments and averages repeat the parameters' paths behind a prefix, so the same rules place them alike.
     """
 
-    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def place(path: tuple, leaf: Any) -> NamedSharding:
         return NamedSharding(mesh, leaf_spec(path_name(path), leaf.shape, mesh, rules))
 
     return jax.tree_util.tree_map_with_path(place, tree)

@@ -14,6 +14,8 @@ from portrait_jax.autoencoders.tiled import decode_tiled
 from portrait_jax.diffusion.noise import mixed_noise
 from portrait_jax.diffusion.schedule import Schedule, add_noise
 from portrait_jax.diffusion.solvers import Solver, make_solver
+from portrait_jax.sharding.activations import items_apart
+from portrait_jax.sharding.mesh import AXES, BATCH_AXES
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.typing import Array, Float, Int, Params, PRNGKeyArray
 
@@ -35,8 +37,8 @@ def encode_frames(
 def decode_frames(
     autoencoder: Any, params: Params, latents: Float[Array, "b f h w c"], scaling: float
 ) -> Float[Array, "b f H W 3"]:
-    """Scaled latents → images in [−1, 1], frame by frame."""
-    frames = rearrange(latents / scaling, "b f h w c -> (b f) h w c")
+    """Scaled latents → images in [−1, 1], frame by frame; over a mesh each device decodes its own frames, where it divides them."""
+    frames = items_apart(rearrange(latents / scaling, "b f h w c -> (b f) h w c"), AXES, BATCH_AXES)
     images = autoencoder.apply({"params": params}, frames, method="decode")
     return rearrange(images, "(b f) h w c -> b f h w c", b=latents.shape[0])
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from launch import meshes
 from launch.compiling import command, hlo, report, sweeps
 from launch.compiling.machines import GIB, machine
 from launch.compiling.programs import Program, batch_shapes, program
@@ -134,9 +135,9 @@ def test_a_mesh_is_said_as_in_a_config():
     assert command.mesh_sizes(config, []) == {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1}
     assert command.mesh_sizes(config, ["fsdp=-1", "tensor=2"]) == {"data": 1, "fsdp": -1, "tensor": 2, "sequence": 1}
     with pytest.raises(ConfigError, match="did you mean 'fsdp'"):
-        command.mesh_sizes(config, ["fsdpp=2"])
+        meshes.mesh_sizes(["fsdpp=2"])
     with pytest.raises(ConfigError, match="a number of devices, not 'two'"):
-        command.mesh_sizes(config, ["fsdp=two"])
+        meshes.mesh_sizes(["fsdp=two"])
 
 
 def test_a_sweep_tries_every_mesh_once_and_puts_what_fits_first():
