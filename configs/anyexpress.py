@@ -75,6 +75,7 @@ def base() -> ConfigDict:
                 "steps": 30,
                 "guidance": 5.0,
                 "guidance_interval": (0.0, 1.0),
+                "windows_per_batch": 1,
                 "cache_every": 1,
                 "cache_depth": 2,
                 "decode_tile": 0,

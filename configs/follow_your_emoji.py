@@ -70,6 +70,7 @@ def base() -> ConfigDict:
                 # 1 is no guidance: 1.5 and 2 measured worse (docs/demo_checkpoint.md), and take twice the time.
                 "guidance": 1.0,
                 "guidance_interval": (0.0, 1.0),
+                "windows_per_batch": 1,
                 "cache_every": 1,
                 "cache_depth": 2,
                 "decode_tile": 0,

@@ -41,6 +41,7 @@ def released(config: ConfigDict) -> None:
             "steps": 30,
             "guidance": 3.5,
             "guidance_interval": (0.0, 1.0),
+            "windows_per_batch": 1,
             "cache_every": 1,
             "cache_depth": 2,
             # infer.yaml `timestep_spacing`; the scheduler steps to t − 1000 // 30, which is not always the next of its list.

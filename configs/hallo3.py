@@ -49,6 +49,7 @@ def get_config(name: str = "released") -> ConfigDict:
                 # The release names a guidance that grows with the steps and then overwrites it.
                 "guidance": 3.5,
                 "guidance_interval": (0.0, 1.0),
+                "windows_per_batch": 1,
                 "cache_every": 1,
                 "cache_depth": 2,
                 "decode_tile": 0,

@@ -39,6 +39,7 @@ def get_config(name: str = "released") -> ConfigDict:
                 "portrait_guidance": 2.0,
                 "guidance": 2.0,
                 "guidance_interval": (0.0, 1.0),
+                "windows_per_batch": 1,
                 "cache_every": 1,
                 "cache_depth": 2,
                 "decode_tile": 0,

@@ -63,6 +63,7 @@ def base() -> ConfigDict:
                 "steps": 35,
                 "guidance": 2.5,
                 "guidance_interval": (0.0, 1.0),
+                "windows_per_batch": 1,
                 "cache_every": 1,
                 "cache_depth": 2,
                 "decode_tile": 0,

@@ -4,12 +4,15 @@
         --portrait portrait.png --driving video.mp4 --output out.mp4
 
 The driving video's frame rate and sound are kept unless --fps or --audio say otherwise. Beside OUTPUT appear a contact sheet
-(.png) and all settings (.json). After an interruption the same command with --resume goes on where it was.
+(.png) and all settings (.json). Several --portrait make a video each in the folder OUTPUT, all in one batch. After an
+interruption the same command with --resume goes on where it was.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,8 @@ from launch import cli, executables, meshes
 from launch.priors import load_extension
 from portrait_jax import systems
 from portrait_jax.animation import Animator
-from portrait_jax.animation.files import Job, animate_files
+from portrait_jax.animation.files import animate_together
+from portrait_jax.animation.job import Job
 from portrait_jax.errors import ConfigError
 from portrait_jax.interchange import resolve
 from portrait_jax.interchange.processors import load_tokenizer
@@ -35,11 +39,16 @@ CONFIG = config_flags.DEFINE_config_file("config", "configs/follow_your_emoji.py
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Parameters: a .safetensors file or a run's directory. Default: the demo's."
 )
-PORTRAIT = flags.DEFINE_string(
-    "portrait", None, "Image file of the portrait; none where the prompt alone says who it is (--id_scale 0)."
+PORTRAIT = flags.DEFINE_multi_string(
+    "portrait",
+    [],
+    "Image file of the portrait; none where the prompt alone says who it is (--id_scale 0). Given several times: portraits that "
+    "the same driver animates together, a video each in the folder OUTPUT.",
 )
-PORTRAIT_LANDMARKS = flags.DEFINE_string(
-    "portrait_landmarks", None, "Where no detector sees its face: landmarks (.npz), or points set by hand (.json)."
+PORTRAIT_LANDMARKS = flags.DEFINE_multi_string(
+    "portrait_landmarks",
+    [],
+    "Where no detector sees its face: landmarks (.npz), or points set by hand (.json); once for each portrait, or not at all.",
 )
 DRIVING = flags.DEFINE_string(
     "driving",
@@ -47,7 +56,7 @@ DRIVING = flags.DEFINE_string(
     "Driving video, or a stored landmark sequence (.npz); for what sound drives, a sound or a video with it.",
 )
 AUDIO = flags.DEFINE_string("audio", None, "File whose sound is used instead of the driving video's.")
-OUTPUT = flags.DEFINE_string("output", None, "The video to write, ending in .mp4.")
+OUTPUT = flags.DEFINE_string("output", None, "The video to write, ending in .mp4; for several portraits a folder.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the noise.", lower_bound=0)
 STEPS = flags.DEFINE_integer("steps", None, "Solver steps.", lower_bound=1, upper_bound=1000)
 GUIDANCE = flags.DEFINE_float("guidance", None, "Guidance scale; 1 is none and twice as fast.", lower_bound=0)
@@ -121,11 +130,10 @@ def main() -> None:
     params = load_system_params(system, CHECKPOINT.value, bases)
     extension = load_extension(PRIOR.value, EXTEND.value, EMOTION.value)
     job = Job(
-        portrait=optional_path(PORTRAIT.value),
+        portrait=None,
         driving=Path(DRIVING.value),
         output=Path(OUTPUT.value),
         audio=optional_path(AUDIO.value),
-        portrait_landmarks=optional_path(PORTRAIT_LANDMARKS.value),
         landmarker=optional_path(LANDMARKER.value),
         face=FACE.value,
         fps=FPS.value,
@@ -137,6 +145,7 @@ def main() -> None:
         paste_back=PASTE_BACK.value,
         resume=RESUME.value,
     )
+    jobs = each_portrait(job, *(list(filter(None, flag.value)) for flag in (PORTRAIT, PORTRAIT_LANDMARKS)))
     about = {
         "config": json.loads(config.to_json_best_effort()),
         "checkpoint": identify_base(CHECKPOINT.value or EMBEDDED[system.name]),
@@ -146,10 +155,10 @@ def main() -> None:
         about["prior"] = identify(PRIOR.value)
     animator = Animator(system, params, STEPS.value, GUIDANCE.value, mesh=mesh)
     with Bars() as bars:
-        record = animate_files(animator, job, extension=extension, about=about, report=bars.report)
-    print(
-        f"{job.output}: {record['frames']} frames at {record['fps']:g} fps; contact sheet {job.sheet}, settings {job.record}"
-    )
+        records = animate_together(animator, jobs, extension=extension, about=about, report=bars.report)
+    for each, record in zip(jobs, records, strict=True):
+        frames = f"{record['frames']} frames at {record['fps']:g} fps"
+        print(f"{each.output}: {frames}; contact sheet {each.sheet}, settings {each.record}")
     executables.tell()
 
 
@@ -171,6 +180,30 @@ def set_scales(config: ConfigDict) -> None:
                 f"--{flag.name} means nothing to '{config.task}', whose config has no {place}; leave it out"
             )
         config.update_from_flattened_dict({place: flag.value})
+
+
+def each_portrait(job: Job, portraits: Sequence[str], landmarks: Sequence[str]) -> list[Job]:
+    """The job of each portrait, whose output is a file in the job's folder if there are several.
+
+    Raises:
+        ConfigError: for landmarks of some portraits only; for several portraits and an output that is a file.
+    """
+    if landmarks and len(landmarks) != max(len(portraits), 1):
+        raise ConfigError(
+            f"--portrait_landmarks is given {len(landmarks)} times for {len(portraits)} portraits; give it once for each, in "
+            "their order"
+        )
+    points = [*map(Path, landmarks)] if landmarks else [None] * max(len(portraits), 1)
+    if len(portraits) < 2:
+        portrait = Path(portraits[0]) if portraits else None
+        return [replace(job, portrait=portrait, portrait_landmarks=points[0])]
+    folder = cli.output_folder("output", job.output)
+    if folder.suffix.lower() == ".mp4":
+        raise ConfigError(f"--output {job.output}: {len(portraits)} portraits make a video each; give a folder")
+    return [
+        replace(job, portrait=Path(name), portrait_landmarks=own, output=job.output / f"{Path(name).stem}.mp4")
+        for name, own in zip(portraits, points, strict=True)
+    ]
 
 
 def prompts(system: System) -> dict[str, np.ndarray]:

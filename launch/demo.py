@@ -20,7 +20,8 @@ from data import cases
 from launch import cli
 from portrait_jax import systems
 from portrait_jax.animation import Animator
-from portrait_jax.animation.files import Job, animate_files
+from portrait_jax.animation.files import animate_files
+from portrait_jax.animation.job import Job
 from portrait_jax.face.alignment import LandmarkSequence, save_landmarks
 from portrait_jax.media.image import write_image
 from portrait_jax.media.sheets import contact_sheet

@@ -106,6 +106,17 @@ class Conditioning:
 
         return self.replace(**{name: pick(getattr(self, name)) for name in self._framed()})
 
+    def windows(self, frames: Int[Array, "win t"]) -> Conditioning:
+        """Picks the frames of several windows, which become items of the batch axis (`b0w0 b0w1 … b1w0 …`); all else is repeated
+        for each."""
+        count, length = frames.shape
+        framed, taken = self._framed(), self.take(frames.reshape(-1))
+        own = {
+            name: jax.tree.map(lambda leaf: leaf.reshape(-1, length, *leaf.shape[2:]), getattr(taken, name))
+            for name in framed
+        }
+        return self.replace(**dict.fromkeys(framed)).repeat(count).replace(**own)
+
     def _framed(self) -> tuple[str, ...]:
         """The fields that carry a frame axis here."""
         tokens = self.image_tokens
@@ -118,6 +129,8 @@ class Conditioning:
 
     def repeat(self, count: int) -> Conditioning:
         """Repeats the batch axis `count` times, item by item (`b0 b0 b1 b1`)."""
+        if count == 1:
+            return self
         memory = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=1), self.memory)
         rest = jax.tree.map(lambda leaf: jnp.repeat(leaf, count, axis=0), self.replace(memory=None))
         return rest.replace(memory=memory)

@@ -145,9 +145,9 @@ def in_order(animator: Animator, plan: Any, params: PyTree, placing: Placing, cl
 
 def jointly(animator: Animator, plan: Any, params: PyTree, placing: Placing, clips: int) -> tuple[Any, int]:
     system: Any = animator.system
-    length = int(animator.settings["window"])
-    given = DRIVING[system.driven_by](system, clips, length), f32(clips, length, *system.latent_shape())
-    predict = joint.window_prediction(system, animator.solver, animator.rule)
+    items, length = clips * plan.batched, plan.length
+    given = DRIVING[system.driven_by](system, items, length), f32(items, length, *system.latent_shape())
+    predict = joint.window_prediction(system, animator.solver, animator.rule, plan.batched)
     step = jax.ShapeDtypeStruct((), jnp.int32)
     traced = predict.trace(params, still(system, params, placing, clips), *placing.items(given), step)
     return traced, animator.solver.steps

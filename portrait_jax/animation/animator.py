@@ -1,8 +1,8 @@
-"""Animates one portrait window by window: flat memory, frames as they are done, and a state to go on from."""
+"""Animates portraits window by window: flat memory, frames as they are done, and a state to go on from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,39 +13,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from portrait_jax.animation import continued, joint
-from portrait_jax.animation.signals import Signals
+from portrait_jax.animation.plans import make_plan
+from portrait_jax.animation.signals import Signals, batch_of, stacked
 from portrait_jax.autoencoders.pixels import to_u8
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.caching import CacheSchedule
 from portrait_jax.diffusion.guidance import Guidance
 from portrait_jax.diffusion.solvers import Solver
-from portrait_jax.errors import ConfigError, ShapeError, nearest
+from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.continued import Clips
-from portrait_jax.long_video.overlap import noise_of, plan_windows
+from portrait_jax.long_video.overlap import noise_of
 from portrait_jax.long_video.plan import Plan
-from portrait_jax.long_video.prefix import Prefixed, plan_prefixed
-from portrait_jax.long_video.progressive import plan_gaps
-from portrait_jax.long_video.ring import ring_tiles
-from portrait_jax.long_video.tiles import Tiles, gaussian_tiles, random_offsets, shifted_tiles, wrapped_tiles
+from portrait_jax.long_video.prefix import Prefixed
+from portrait_jax.long_video.tiles import Tiles
 from portrait_jax.sharding.placing import Placing, item_axes
-from portrait_jax.systems.system import SamplingConfig, System, cache_of, frame_size, guidance_of
-from portrait_jax.typing import Image, Int, Params, PRNGKeyArray, PyTree, Video
-
-PLANS: dict[str, Callable[[int, int, int, int, SamplingConfig], Plan | Tiles | Clips]] = {
-    "overlap": lambda frames, length, overlap, steps, rest: plan_windows(frames, length, overlap),
-    "prefix": lambda frames, length, overlap, steps, rest: plan_prefixed(frames, length, overlap),
-    "progressive": lambda frames, length, overlap, steps, rest: plan_gaps(frames, length),
-    "continued": lambda frames, length, overlap, steps, rest: Clips(frames, length, overlap),
-    "wrapped": lambda frames, length, overlap, steps, rest: wrapped_tiles(frames, length),
-    "tiled": lambda frames, length, overlap, steps, rest: gaussian_tiles(frames, length, overlap),
-    "shifted": lambda frames, length, overlap, steps, rest: shifted_tiles(
-        frames, length, overlap, random_offsets(steps, length)
-    ),
-    "ring": lambda frames, length, overlap, steps, rest: ring_tiles(
-        frames, length, overlap, steps, rest.shift, rest.ends
-    ),
-}
-"""`sampling.strategy`: (frames, window, overlap, solver steps, all other settings) → how a long video is made."""
+from portrait_jax.systems.system import System, cache_of, frame_size, guidance_of
+from portrait_jax.typing import Image, Int, Params, PRNGKeyArray, PyTree, UInt8, Video
 
 
 @dataclass(frozen=True)
@@ -107,6 +90,7 @@ class Animator:
             "window": chosen(self.length, base.window),
             "overlap": chosen(self.overlap, base.overlap),
             "windows_per_chunk": chosen(self.windows_per_chunk, base.windows_per_chunk),
+            "windows_per_batch": base.windows_per_batch,
             "noise_share": base.noise_share,
             "framing": base.framing,
             "alignment": base.alignment,
@@ -134,78 +118,72 @@ class Animator:
         return cache_of(self.system.sampling)
 
     def plan(self, frames: int) -> Plan | Tiles | Clips:
-        """How a video of `frames` frames is made; a short video is one unit.
+        """How a video of `frames` frames is made; a short video is one unit. See `plans.make_plan` for what it raises."""
+        return make_plan(self.system, self.settings, frames, self.rule.branches, self.cache)
 
-        Raises:
-            ConfigError: for a strategy that does not exist or cannot cache features, or window settings that do not fit.
-        """
-        strategy = str(self.settings["strategy"])
-        if strategy not in PLANS:
-            raise ConfigError(f"sampling.strategy '{strategy}' is not known{nearest(strategy, list(PLANS))}")
-        window, overlap, steps = (int(self.settings[name]) for name in ("window", "overlap", "steps"))
-        plan = PLANS[strategy](frames, window, overlap, steps, self.system.sampling)
-        if isinstance(plan, Tiles):
-            # Between two steps of one window all others are run: their features would grow with the video.
-            self.cache.refuse(
-                f"sampling.strategy '{strategy}', whose windows are denoised jointly",
-                "use 'overlap', 'prefix' or 'progressive', or ",
-            )
-        return self._anchored(plan) if isinstance(plan, Prefixed) else plan
-
-    def _anchored(self, plan: Prefixed) -> Prefixed:
-        """The plan with what `sampling.anchor` needs; raises ConfigError for a system whose features cannot be measured."""
-        anchor, strength = self.system.sampling.anchor, self.system.sampling.anchor_strength
-        if anchor != "blocks":
-            return replace(plan, anchor=anchor, strength=strength)
-        sites = getattr(self.system, "anchor_sites", None)
-        if sites is None:
-            raise ConfigError(f"sampling.anchor 'blocks' needs a network that is measured, and that of {self.system.name} "
-                              "is not; use 'latent'")  # fmt: skip
-        return replace(plan, anchor=anchor, strength=strength, sites=dict.fromkeys(self.rule.branches, sites))
-
-    def blank(self, plan: Plan | Tiles | Clips) -> PyTree:
-        """What is handed over to a video's first unit."""
+    def blank(self, plan: Plan | Tiles | Clips, clips: int = 1) -> PyTree:
+        """What is handed over to the first unit of a video, or of several that are made together."""
         if isinstance(plan, Clips):
             return continued.blank(self.system, plan)
-        return plan.blank(self.solver, (1, *self.system.latent_shape()))
+        return plan.blank(self.solver, (clips, *self.system.latent_shape()))
 
     def carry_axes(self, plan: Plan) -> PyTree:
         """Which axis of each array that is handed over is that of the clips."""
-        return item_axes(lambda clips: plan.blank(self.solver, (clips, *self.system.latent_shape())))
+        return item_axes(lambda clips: self.blank(plan, clips))
 
     def frames(
         self, portrait: Image, signals: Signals, count: int, *, seed: int = 0, start: Position | None = None
     ) -> Iterator[tuple[Video, Position]]:
-        """Yields chunk after chunk of finished frames, each with the state to go on from.
+        """`videos` of one portrait: yields "f h w 3"."""
+        for frames, after in self.videos([portrait], [signals], count, seed=seed, start=start):
+            yield frames[0], after
 
-        Not every chunk has frames: keyframes come out with what lies between them, and jointly denoised windows yield after
-        every solver step.
+    def videos(
+        self,
+        portraits: Sequence[Image],
+        signals: Sequence[Signals],
+        count: int,
+        *,
+        seed: int = 0,
+        start: Position | None = None,
+    ) -> Iterator[tuple[UInt8[np.ndarray, "b f h w 3"], Position]]:
+        """Yields chunk after chunk of finished frames of each portrait, each chunk with the state to go on from.
+
+        The portraits are items of one batch, over the mesh's batch axes where these divide their number, and each video is the one
+        that its portrait has alone, up to rounding. Not every chunk has frames: keyframes come out with what lies between them, and
+        jointly denoised windows yield after every solver step.
 
         Args:
-            portrait: u8 "h w 3" at `system.image_size`, or as large as the pictures that it makes.
-            signals: gives the driving arrays of a stretch of frames; only what a chunk needs is asked for. Control images have
-                the portrait's size.
-            count: frames in the video.
+            portraits: each u8 "h w 3" at `system.image_size`, or as large as the pictures that it makes.
+            signals: for each portrait, gives the driving arrays of a stretch of frames; only what a chunk needs is asked for.
+                Control images have the portrait's size.
+            count: frames in each video.
             seed: noise; the same seed gives the same video.
             start: where an earlier run stopped.
 
         Raises:
             ShapeError: for a portrait or control images of another size.
-            ConfigError: if `count` < 1, or for window settings that do not fit.
+            ConfigError: if `count` < 1, for window settings that do not fit, or several portraits where clips are continued.
         """
         if count < 1:
             raise ConfigError("there is nothing to animate: the driving sequence has no frame; give one with a face")
         if int(self.settings["windows_per_chunk"]) < 1:
             raise ConfigError(f"windows_per_chunk must be at least 1, not {self.settings['windows_per_chunk']}")
-        if portrait.shape[:2] != frame_size(self.system):
-            self._check_size(portrait, "portrait")
+        for portrait in portraits:
+            if portrait.shape[:2] != frame_size(self.system):
+                self._check_size(portrait, "portrait")
         plan = self.plan(count)
-        start, key = start or Position(0, self.blank(plan)), jax.random.key(seed)
+        start, key = start or Position(0, self.blank(plan, len(portraits))), jax.random.key(seed)
         if isinstance(plan, Clips):
-            yield from self._continued(portrait, signals, plan, key, start)
+            if len(portraits) > 1:
+                raise ConfigError(
+                    "sampling.strategy 'continued' draws noise for one portrait; animate the portraits one after another"
+                )
+            for frames, after in self._continued(portraits[0], signals[0], plan, key, start):
+                yield frames[None], after
             return
-        told = {name: array[None] for name, array in signals.portrait.items()}
-        given = self.placing.items((portrait[None], told))
+        told = stacked([each.portrait for each in signals])
+        given = self.placing.items((np.stack(portraits), told))
         still = self.placing.told(self._encode_portrait(self._placed, given[0], **given[1]))
         if isinstance(plan, Tiles):
             yield from self._joint(still, signals, plan, key, start)
@@ -213,37 +191,39 @@ class Animator:
             yield from self._in_order(still, signals, plan, key, start)
 
     def _in_order(
-        self, still: Conditioning, signals: Signals, plan: Plan, key: PRNGKeyArray, start: Position
-    ) -> Iterator[tuple[Video, Position]]:
+        self, still: Conditioning, signals: Sequence[Signals], plan: Plan, key: PRNGKeyArray, start: Position
+    ) -> Iterator[tuple[np.ndarray, Position]]:
         size, carry = min(int(self.settings["windows_per_chunk"]), plan.count), start.carry
         sample, placing, axes = self._sampler(plan, size), self.placing, self.carry_axes(plan)
         for first in range(start.window, plan.count, size):
             driving = placing.items(self._driving(signals, plan.source_frames(first, size)))
             told = placing.told(self._encode_driving(self._placed, still, driving))
             carry, latents = sample(self._placed, told, placing.items(carry, axes), key, *plan.arguments(first, size))
-            kept = np.asarray(plan.emit(first, latents)[0])
+            kept = np.asarray(plan.emit(first, latents))
             # The carry is donated to the next call, so the caller gets a copy on the host.
             yield self._decode_all(kept, plan.stride), Position(first + size, jax.device_get(carry))
 
     def _joint(
-        self, still: Conditioning, signals: Signals, tiles: Tiles, key: PRNGKeyArray, start: Position
-    ) -> Iterator[tuple[Video, Position]]:
+        self, still: Conditioning, signals: Sequence[Signals], tiles: Tiles, key: PRNGKeyArray, start: Position
+    ) -> Iterator[tuple[np.ndarray, Position]]:
+        shape, share = (len(signals), *self.system.latent_shape()), self.system.sampling.noise_share
+
         def noise(frames: Int[np.ndarray, " f"]):
-            return noise_of(
-                key, jnp.asarray(frames), (1, *self.system.latent_shape()), self.system.sampling.noise_share
-            )
+            return noise_of(key, jnp.asarray(frames), shape, share)
 
         def driving(frames: Int[np.ndarray, " f"]) -> dict[str, np.ndarray]:
             found = self._driving(signals, tiles.shown(frames))
-            return {**found, "strength": tiles.strength(frames)[None]} if tiles.cut else found
+            return found if not tiles.cut else {**found, "strength": np.stack([tiles.strength(frames)] * len(signals))}
 
-        predict = joint.driven_prediction(self._window_prediction, self._placed, still, driving, self.placing)
+        predict = joint.driven_prediction(
+            self._window_prediction(tiles.batched), self._placed, still, driving, self.placing
+        )
         done = joint.sample_groups(predict, noise, tiles, self.solver, start.window, start.carry, still.start)
         made, group = tiles.begin(start.window), self.system.sampling.decode_chunk or tiles.length
         for latents, number, carry in done:
             shown = slice(max(tiles.cut - made, 0), max(tiles.frames - tiles.cut - made, 0))
             yield self._decode_all(latents, group, shown), Position(number, carry)
-            made += len(latents)
+            made += latents.shape[1]
 
     def _continued(
         self, portrait: Image, signals: Signals, clips: Clips, key: PRNGKeyArray, start: Position
@@ -263,17 +243,21 @@ class Animator:
         system: Any = self.system
         return self.placing.under(jax.jit(replace(system, sampling=replace(system.sampling, **chosen)).sample_clips))
 
-    @cached_property
-    def _window_prediction(self) -> Callable:
-        return self.placing.under(joint.window_prediction(self.system, self.solver, self.rule))
+    def _window_prediction(self, windows: int) -> Callable:
+        """One compiled program per number of windows in a batch."""
+        name = ("windows", windows)
+        if name not in self._compiled:
+            predict = joint.window_prediction(self.system, self.solver, self.rule, windows)
+            self._compiled[name] = self.placing.under(predict)
+        return self._compiled[name]
 
     @cached_property
     def _placed(self) -> Params:
         """The parameters on their devices: those of a file would travel there with every call."""
         return self.placing.params(self.params)
 
-    def _driving(self, signals: Signals, frames: Int[np.ndarray, " f"]) -> dict[str, np.ndarray]:
-        batch = signals.batch(frames)
+    def _driving(self, signals: Sequence[Signals], frames: Int[np.ndarray, " f"]) -> dict[str, np.ndarray]:
+        batch = batch_of(signals, frames)
         if "control" in batch:
             self._check_size(batch["control"][0, 0], "control image")
         return batch
@@ -312,18 +296,18 @@ class Animator:
             self._compiled[size] = self.placing.under(sampler)
         return self._compiled[size]
 
-    def _decode_all(self, latents: np.ndarray, group: int, shown: slice = slice(None)) -> Video:
-        """Decodes "f h w c" in groups of one size, so that the decoder compiles once and its memory stays flat.
+    def _decode_all(self, latents: np.ndarray, group: int, shown: slice = slice(None)) -> np.ndarray:
+        """Decodes "b f h w c" in groups of one size, so that the decoder compiles once and its memory stays flat.
 
         Groups of which nothing is `shown` are left out.
         """
-        side, kept = self.system.image_size, np.arange(len(latents))[shown]
-        parts = [np.zeros((0, side, side, 3), np.uint8)]
-        for first in range(0, len(latents), group):
-            part = latents[first : first + group]
+        side, kept = self.system.image_size, np.arange(latents.shape[1])[shown]
+        parts = [np.zeros((len(latents), 0, side, side, 3), np.uint8)]
+        for first in range(0, latents.shape[1], group):
+            part = latents[:, first : first + group]
             wanted = kept[(kept >= first) & (kept < first + group)] - first
             if wanted.size:
-                padded = np.concatenate([part, np.repeat(part[-1:], group - len(part), axis=0)])
-                whole = self.placing.items(jnp.asarray(padded)[None])
-                parts.append(to_u8(self._decode(self._placed, whole)[0])[wanted])
-        return np.concatenate(parts)
+                missing = np.repeat(part[:, -1:], group - part.shape[1], axis=1)
+                whole = self.placing.items(jnp.asarray(np.concatenate([part, missing], axis=1)))
+                parts.append(to_u8(self._decode(self._placed, whole))[:, wanted])
+        return np.concatenate(parts, axis=1)

@@ -1,15 +1,17 @@
-"""From files to files: streamed segments, resume after an interruption, sound, contact sheet and settings."""
+"""From files to files: streamed segments, resume after an interruption, sound, contact sheet and settings.
+
+Several portraits with one driver are animated together: one batch, one folder of finished parts, a video for each.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,6 +22,7 @@ from portrait_jax.animation.animator import Animator
 from portrait_jax.animation.drivers import driver_of
 from portrait_jax.animation.driving import is_sequence
 from portrait_jax.animation.extension import Extension, extended
+from portrait_jax.animation.job import Job, check_outputs
 from portrait_jax.animation.portrait import Portrait, is_by_hand, load_portrait, nobody
 from portrait_jax.animation.signals import Drive, Report, Request, silent
 from portrait_jax.errors import ConfigError, InputFileError, PortraitError
@@ -33,43 +36,20 @@ from portrait_jax.media.mux import concat_segments
 from portrait_jax.media.sheets import contact_sheet
 from portrait_jax.media.video import VideoWriter
 from portrait_jax.systems.system import frame_size
-from portrait_jax.typing import Image, Int, UInt8
+from portrait_jax.typing import Image, UInt8
 
 SHEET_COLUMNS = 8
+TOGETHER = "together.parts"
+"""Folder of finished parts of several videos, beside them."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """What to animate with what, and where to put it; see `launch.animate` for each field."""
+class Ready(NamedTuple):
+    """A job whose inputs are read, and the folder where its finished segments go."""
 
-    portrait: Path | None
-    driving: Path
-    output: Path
-    audio: Path | None = None
-    portrait_landmarks: Path | None = None
-    landmarker: Path | None = None
-    face: str = "only"
-    fps: float | None = None
-    seed: int = 0
-    rotation: str = "absolute"
-    prompts: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
-    control: Path | None = None
-    pose_landmarker: Path | None = None
-    paste_back: bool = False
-    resume: bool = False
-
-    @property
-    def parts(self) -> Path:
-        """Folder of finished segments, beside the output; it goes when the output is there."""
-        return self.output.with_name(self.output.stem + ".parts")
-
-    @property
-    def sheet(self) -> Path:
-        return self.output.with_suffix(".png")
-
-    @property
-    def record(self) -> Path:
-        return self.output.with_suffix(".json")
+    job: Job
+    portrait: Portrait
+    drive: Drive
+    segments: Path
 
 
 def animate_files(
@@ -80,69 +60,99 @@ def animate_files(
     about: Mapping[str, Any] | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """Writes the video, and beside it a contact sheet (`.png`) and all settings (`.json`).
+    """`animate_together` of one portrait; returns what the JSON holds."""
+    return animate_together(animator, [job], extension=extension, about=about, report=report)[0]
+
+
+def animate_together(
+    animator: Animator,
+    jobs: Sequence[Job],
+    *,
+    extension: Extension | None = None,
+    about: Mapping[str, Any] | None = None,
+    report: Report = silent,
+) -> list[dict[str, Any]]:
+    """Writes the videos, and beside each a contact sheet (`.png`) and all settings (`.json`).
 
     Args:
+        jobs: one, or several that differ in the portrait, its landmarks and the output, each a file of the same folder; they are
+            one batch (`Animator.videos`), and each video is what its job makes alone.
         extension: how the video goes on after the driver's end.
         about: what else to record, such as the config and what the weights are (`training.params.identify`); a resumed run
             must have the same.
         report: told about progress.
 
     Returns:
-        what the JSON holds.
+        what the JSON of each holds.
 
     Raises:
         PortraitError: for every unusable input; nothing but the folder of finished segments is left behind.
     """
-    _check_output(job)
+    check_outputs(jobs)
+    job, several = jobs[0], len(jobs) > 1
     if extension is not None:
         extension.check(animator.system)
     if job.control is not None and not driver_of(animator.system).control:
         raise ConfigError(
             f"--control means nothing to {animator.system.name}, which reads no control pictures; leave it out"
         )
-    # Whatever can be wrong with the inputs should show before hours of work, not after them.
-    portrait = _portrait(job, animator)
-    if job.paste_back and (portrait.picture is None or portrait.place is None):
-        raise InputFileError(
-            f"{job.portrait} is not animated as a part cut out of it, so there is nothing to paste back into; leave --paste_back "
-            "out, or give a larger picture with room around the face and sampling.framing 'face' or 'wide'"
+    if several and job.control is not None and _searched(job, animator) == "body":
+        raise ConfigError(
+            "the body in a --control video is measured against one portrait; store its skeletons (docs/hunyuan_portrait.md), or "
+            "animate the portraits one after another"
         )
+    # Whatever can be wrong with the inputs should show before hours of work, not after them.
+    portraits = [_portrait(each, animator) for each in jobs]
     sound = driver_of(animator.system).sound(job.driving) if job.audio is None else job.audio
     if job.audio is not None:
         check_audible(read_blocks(job.audio), source=job.audio)
-    settings = _settings(job, animator, about or {})
-    if extension is not None:
-        settings["extension"] = extension.settings
-    parts.open_parts(job.parts, settings, resume=job.resume)
+    settings = [_settings(each, animator, extension, about or {}) for each in jobs]
+    if several:
+        for each in settings:
+            each["together"] = [one.output.stem for one in jobs]
+    folder = job.output.with_name(TOGETHER) if several else job.parts
+    own = [folder / f"video_{each.output.stem}" if several else folder for each in jobs]
+    begun = {each.output.stem: of for each, of in zip(jobs, settings)} if several else settings[0]
+    parts.open_parts(folder, begun, resume=job.resume)
     try:
-        return _animate(animator, job, portrait, sound, extension, settings, report)
+        ready = [
+            Ready(one, portrait, _drive(animator, one, portrait, folder, sound, extension, report), place)
+            for one, portrait, place in zip(jobs, portraits, own)
+        ]
+        kept = _sample(animator, ready, folder, report)
+        records = [_finish(each, sound, of, {i: seen[k] for i, seen in kept.items()})
+                   for k, (each, of) in enumerate(zip(ready, settings))]  # fmt: skip
     except PortraitError:
-        if not parts.segments(job.parts):
-            shutil.rmtree(job.parts, ignore_errors=True)
+        if not any(map(parts.segments, own)):
+            shutil.rmtree(folder, ignore_errors=True)
         raise
+    shutil.rmtree(folder)
+    return records
 
 
-def _animate(
+def _drive(
     animator: Animator,
     job: Job,
     portrait: Portrait,
+    folder: Path,
     sound: Path | None,
     extension: Extension | None,
-    settings: dict[str, Any],
     report: Report,
-) -> dict[str, Any]:
-    drive = driver_of(animator.system).load(_request(animator, job, portrait, report))
+) -> Drive:
+    drive = driver_of(animator.system).load(_request(animator, job, portrait, folder, report))
     if sound is not None and sound != job.audio:
         # Decoded to its end once, after the pictures, which say more clearly what is wrong with a truncated file.
         deque(read_blocks(sound), maxlen=0)
     if extension is not None:
-        drive = extended(
-            drive, animator.system, animator.params, extension, seed=job.seed, cache=job.parts, report=report
-        )
-    kept = _sample(animator, job, portrait, drive, report)
-    concat_segments(parts.segments(job.parts), job.output, sound, fps=drive.fps)
-    write_image(job.sheet, _sheet(portrait, drive, kept))
+        drive = extended(drive, animator.system, animator.params, extension, seed=job.seed, cache=folder, report=report)
+    return drive
+
+
+def _finish(ready: Ready, sound: Path | None, settings: dict[str, Any], kept: Mapping[int, Image]) -> dict[str, Any]:
+    """Joins the segments; writes the sheet and the record, and returns this."""
+    job, drive = ready.job, ready.drive
+    concat_segments(parts.segments(ready.segments), job.output, sound, fps=drive.fps)
+    write_image(job.sheet, _sheet(ready.portrait, drive, kept))
     record = {
         **settings,
         "frames": drive.count,
@@ -154,21 +164,7 @@ def _animate(
     }
     with atomic_output(job.record) as partial_file:
         partial_file.write_text(json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(job.parts)
     return record
-
-
-def _check_output(job: Job) -> None:
-    if job.output.suffix.lower() != ".mp4":
-        raise InputFileError(f"the output '{job.output}' must end in .mp4")
-    inputs = [
-        path.resolve() for path in (job.portrait, job.driving, job.audio, job.portrait_landmarks, job.control) if path
-    ]
-    for path in (job.output, job.sheet, job.record):
-        if path.is_dir():
-            raise InputFileError(f"{path}, which is to be written, is a folder; choose another output")
-        if path.resolve() in inputs:
-            raise InputFileError(f"{path}, which is to be written, is an input; choose another output")
 
 
 def _detector(job: Job) -> Callable[[], FaceDetector]:
@@ -180,6 +176,17 @@ def _bundle(job: Job) -> Callable[[], Path]:
 
 
 def _portrait(job: Job, animator: Animator) -> Portrait:
+    """Reads it; raises PortraitError if it cannot be used."""
+    portrait = _read_portrait(job, animator)
+    if job.paste_back and (portrait.picture is None or portrait.place is None):
+        raise InputFileError(
+            f"{job.portrait} is not animated as a part cut out of it, so there is nothing to paste back into; leave --paste_back "
+            "out, or give a larger picture with room around the face and sampling.framing 'face' or 'wide'"
+        )
+    return portrait
+
+
+def _read_portrait(job: Job, animator: Animator) -> Portrait:
     system = animator.system
     if job.portrait is None:
         if getattr(system, "needs_portrait", True):
@@ -197,17 +204,21 @@ def _portrait(job: Job, animator: Animator) -> Portrait:
         return load(detector=found)
 
 
-def _request(animator: Animator, job: Job, portrait: Portrait, report: Report) -> Request:
+def _request(animator: Animator, job: Job, portrait: Portrait, folder: Path, report: Report) -> Request:
     return Request(
-        job.driving, animator.system, animator.params, portrait, job.parts, job.fps, job.rotation, _detector(job), _bundle(job),
+        job.driving, animator.system, animator.params, portrait, folder, job.fps, job.rotation, _detector(job), _bundle(job),
         report, job.prompts, job.control, partial(pose.PoseDetector, job.pose_landmarker),
     )  # fmt: skip
 
 
-def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[str, Any]:
+def _searched(job: Job, animator: Animator) -> str:
+    """What is searched in the control video: "face", "body" or "" for nothing."""
+    return "" if job.control is None or is_sequence(job.control) else driver_of(animator.system).control
+
+
+def _settings(job: Job, animator: Animator, extension: Extension | None, about: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the video depends on."""
-    driver = driver_of(animator.system)
-    searched = "" if job.control is None or is_sequence(job.control) else driver.control
+    driver, searched = driver_of(animator.system), _searched(job, animator)
     detects = (
         (job.portrait is not None and job.portrait_landmarks is None)
         or driver.detects(job.driving)
@@ -240,26 +251,40 @@ def _settings(job: Job, animator: Animator, about: Mapping[str, Any]) -> dict[st
         "paste_back": job.paste_back,
         "prompts": {name: ids.tolist() for name, ids in job.prompts.items()},
         **({} if animator.mesh is None else {"mesh": dict(animator.mesh.shape)}),
+        **({} if extension is None else {"extension": extension.settings}),
     }
 
 
-def _sample(animator: Animator, job: Job, portrait: Portrait, drive: Drive, report: Report) -> dict[int, np.ndarray]:
-    """Writes one segment per chunk, then where to go on; returns the frames that the contact sheet shows."""
+def _sample(
+    animator: Animator, ready: Sequence[Ready], folder: Path, report: Report
+) -> dict[int, UInt8[np.ndarray, "b h w 3"]]:
+    """Writes one segment per chunk and video, then where to go on; returns the frames that the contact sheets show."""
+    drive, seed = ready[0].drive, ready[0].job.seed
     count = drive.count
-    position, kept = parts.load_position(job.parts, animator)
+    position, kept = parts.load_position(folder, animator)
     done = 0 if position is None else animator.plan(count).first_frame(position.window)
     report("animating", done, count)
-    for frames, after in animator.frames(portrait.image, drive.signals, count, seed=job.seed, start=position):
-        if len(frames):
-            with VideoWriter(parts.segment(job.parts, done), drive.fps) as writer:
-                for frame in frames:
-                    writer.write(_placed(frame, portrait) if job.paste_back else frame)
+    portraits, signals = [each.portrait.image for each in ready], [each.drive.signals for each in ready]
+    for videos, after in animator.videos(portraits, signals, count, seed=seed, start=position):
+        new = videos.shape[1]
+        for each, frames in zip(ready, videos):
+            _write(each, frames, done)
         # Copies: a view would keep its whole chunk in memory.
-        kept.update({i: frames[i - done].copy() for i in drive.shown if done <= i < done + len(frames)})
-        done += len(frames)
-        parts.save_position(job.parts, after, kept)
+        kept.update({i: videos[:, i - done].copy() for i in drive.shown if done <= i < done + new})
+        done += new
+        parts.save_position(folder, after, kept)
         report("animating", done, count)
     return kept
+
+
+def _write(ready: Ready, frames: UInt8[np.ndarray, "f h w 3"], first: int) -> None:
+    """A segment of frames from number `first` on; none without frames."""
+    if not len(frames):
+        return
+    ready.segments.mkdir(exist_ok=True)
+    with VideoWriter(parts.segment(ready.segments, first), ready.drive.fps) as writer:
+        for frame in frames:
+            writer.write(_placed(frame, ready.portrait) if ready.job.paste_back else frame)
 
 
 def _placed(frame: UInt8[np.ndarray, "s s 3"], portrait: Portrait) -> Image:
@@ -268,7 +293,7 @@ def _placed(frame: UInt8[np.ndarray, "s s 3"], portrait: Portrait) -> Image:
     return paste(frame, portrait.picture, portrait.place)
 
 
-def _sheet(portrait: Portrait, drive: Drive, kept: dict[int, np.ndarray]) -> np.ndarray:
+def _sheet(portrait: Portrait, drive: Drive, kept: Mapping[int, Image]) -> np.ndarray:
     """Rows: what the driver shows (a video and its landmarks, say), then the result beside the portrait."""
     there = [number for number in drive.shown if number in kept]
     there = [there[j] for j in np.linspace(0, len(there) - 1, min(SHEET_COLUMNS, len(there))).astype(int)]

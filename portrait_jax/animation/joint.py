@@ -1,8 +1,8 @@
-"""Animates by windows that are denoised jointly (`long_video.joint`): step by step, window by window."""
+"""Animates by windows that are denoised jointly (`long_video.joint`): step by step, one batch of windows after another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,12 +21,13 @@ from portrait_jax.typing import Array, Float, Int, PyTree
 KEPT_SIGNALS = 4
 """Windows whose driving arrays are kept from one solver step to the next; those of longer videos are made anew."""
 
-Done = tuple[Float[np.ndarray, "f h w c"], int, dict[str, PyTree]]
+Done = tuple[Float[np.ndarray, "b f h w c"], int, dict[str, PyTree]]
 """Latents of the frames that are done now (often none), the group to go on with, and the carry to go on from."""
 
 
-def window_prediction(system: System, solver: Solver, guidance: Guidance) -> Callable[..., Array]:
-    """Jits predict(params, portrait's conditioning, driving arrays with a batch axis of one, noisy latents, solver step).
+def window_prediction(system: System, solver: Solver, guidance: Guidance, windows: int = 1) -> Callable[..., Array]:
+    """Jits predict(params, portraits' conditioning "b …", driving arrays "(b win) …", noisy latents "(b win) t h w c", solver
+    step) for so many windows at once.
 
     The driving signal is encoded in every step anew: that costs a hundredth of the step, and keeping it for all frames
     would take megabytes for each.
@@ -34,7 +35,7 @@ def window_prediction(system: System, solver: Solver, guidance: Guidance) -> Cal
 
     @jax.jit
     def predict(params, still, driving, x, step):
-        branches = system.encode_driving(params, still, driving)
+        branches = system.encode_driving(params, still.repeat(windows), driving)
         return guided_at(partial(system.denoise, params), branches, solver, guidance)(x, step)
 
     return predict
@@ -47,16 +48,23 @@ def driven_prediction(
     driving: Callable[[Int[np.ndarray, " f"]], dict[str, np.ndarray]],
     placing: Placing = ONE_DEVICE,
 ) -> Predict:
-    """`window_prediction` with its parameters, and driving arrays made as they are needed."""
+    """`window_prediction` with its parameters, and driving arrays made as they are needed: `driving` gives those of one window."""
 
     @lru_cache(KEPT_SIGNALS)
     def kept(frames: tuple[int, ...]) -> dict[str, np.ndarray]:
         return driving(np.array(frames))
 
-    def run(frames: Int[np.ndarray, " f"], x: Array, step: Index) -> Array:
-        return predict(params, still, *placing.items((kept(tuple(frames.tolist())), x)), step)
+    def run(frames: Int[np.ndarray, "win t"], x: Array, step: Index) -> Array:
+        found = [kept(tuple(window)) for window in frames.tolist()]
+        return predict(params, still, *placing.items((found[0] if len(found) == 1 else side_by_side(found), x)), step)
 
     return run
+
+
+def side_by_side(windows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays "b …" of several windows as items of the batch axis, "(b win) …"."""
+    stacked = {name: np.stack([window[name] for window in windows], axis=1) for name in windows[0]}
+    return {name: array.reshape(-1, *array.shape[2:]) for name, array in stacked.items()}
 
 
 def sample_groups(
@@ -66,13 +74,13 @@ def sample_groups(
     solver: Solver,
     start: int,
     carry: dict[str, PyTree],
-    around: Float[Array, "1 h w c"] | None = None,
+    around: Float[Array, "b h w c"] | None = None,
 ) -> Iterator[Done]:
     """Samples group after group and yields after each solver step, frames in order as soon as all before them are done.
 
     Args:
         predict: see `long_video.joint.Predict`.
-        noise: frame numbers → their unit-variance noise "1 f h w c".
+        noise: frame numbers → their unit-variance noise "b f h w c".
         start, carry: where to go on: what an earlier run yielded, or 0 and `Tiles.blank`.
         around: clean latents that every frame starts around (`Conditioning.start`); None: pure noise.
     """
@@ -82,9 +90,9 @@ def sample_groups(
         begin = solver.init(noise(tiles.under(group)), middle) if step == 0 else carry["state"]
         for number, state in enumerate(denoise_group(predict, begin, tiles, group, solver, step), step + 1):
             if number < solver.steps:
-                yield held[0, :0], group, {"step": np.array(number), "state": jax.device_get(state), "held": held}
-        latents = np.concatenate([held[0], np.asarray(solver.result(state)[0])])
+                yield held[:, :0], group, {"step": np.array(number), "state": jax.device_get(state), "held": held}
+        latents = np.concatenate([held, np.asarray(solver.result(state))], axis=1)
         frames = np.concatenate([tiles.held(group), tiles.under(group)])
-        ordered, done = latents[np.argsort(frames)], int((frames < tiles.begin(group + 1)).sum())
-        carry = {**tiles.blank(solver, (1, *latents.shape[1:])), "held": ordered[None, done:]}
-        yield ordered[:done], group + 1, carry
+        ordered, done = latents[:, np.argsort(frames)], int((frames < tiles.begin(group + 1)).sum())
+        carry = {**tiles.blank(solver, (len(latents), *latents.shape[2:])), "held": ordered[:, done:]}
+        yield ordered[:, :done], group + 1, carry

@@ -14,7 +14,7 @@ import numpy as np
 from portrait_jax.animation.animator import Animator, Position
 from portrait_jax.errors import InputFileError, listed
 from portrait_jax.media.files import atomic_output
-from portrait_jax.typing import Image
+from portrait_jax.typing import UInt8
 
 JOB, POSITION = "job.json", "position.npz"
 _SHOWN = 48
@@ -26,11 +26,11 @@ class Done(NamedTuple):
 
     Attributes:
         position: where to go on; None for the start.
-        kept: frames of the result for the contact sheet, by number.
+        kept: frames of the results for the contact sheets, by number.
     """
 
     position: Position | None
-    kept: dict[int, Image]
+    kept: dict[int, UInt8[np.ndarray, "b h w 3"]]
 
 
 def open_parts(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> None:
@@ -100,7 +100,7 @@ def segments(folder: Path) -> list[Path]:
     return sorted(folder.glob("segment_*.mp4"))
 
 
-def save_position(folder: Path, position: Position, kept: Mapping[int, Image]) -> None:
+def save_position(folder: Path, position: Position, kept: Mapping[int, UInt8[np.ndarray, "b h w 3"]]) -> None:
     """Writes what `load_position` reads."""
     arrays: dict[str, Any] = {f"leaf_{i}": leaf for i, leaf in enumerate(jax.tree.leaves(position.carry))}
     arrays |= {f"frame_{i}": frame for i, frame in kept.items()}

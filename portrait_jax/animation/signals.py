@@ -41,7 +41,19 @@ class Signals:
 
     def batch(self, frames: Int[np.ndarray, " f"]) -> dict[str, np.ndarray]:
         """All arrays with a batch axis of one in front."""
-        return {name: array[None] for name, array in {**self.still, **self.at(frames)}.items()}
+        return batch_of([self], frames)
+
+
+def batch_of(signals: Sequence[Signals], frames: Int[np.ndarray, " f"]) -> dict[str, np.ndarray]:
+    """All arrays of clips that are sampled together, "b …"."""
+    return stacked([{**each.still, **each.at(frames)} for each in signals])
+
+
+def stacked(clips: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of each clip, by name → the same with an axis of clips in front. Of one clip they are no copies."""
+    if len(clips) == 1:
+        return {name: array[None] for name, array in clips[0].items()}
+    return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ from portrait_jax.long_video.overlap import check_span
 from portrait_jax.long_video.tiles import Tiles
 from portrait_jax.typing import Array, Float, Int, Params, PyTree
 
-Predict = Callable[[Int[np.ndarray, " t"], Array, Index], Array]
-"""(frame numbers, their noisy latents `b t h w c`, solver step) → guided prediction `b t h w c`."""
+Predict = Callable[[Int[np.ndarray, "win t"], Array, Index], Array]
+"""(frame numbers of some windows, their noisy latents `(b win) t h w c`, solver step) → guided prediction `(b win) t h w c`."""
 
 
 def averaged(
@@ -39,15 +39,18 @@ def averaged(
     """The prediction for the frames `tiles.under(group)` at a solver step: its windows', by their shares.
 
     Args:
-        predict: the network; called window by window, so that one window's conditioning is in memory at a time.
+        predict: the network; called batch by batch (`Tiles.batch`), so that so many windows' conditioning is in memory at a time.
         x: noisy latents of these frames.
     """
     frames, index = tiles.under(group), tiles.at(step)
     output = jnp.zeros_like(x)
-    for window in tiles.groups[group]:
-        place = np.searchsorted(frames, index[window])
-        seen = predict(index[window], x[:, place], step)
-        output = _add(output, seen, tiles.share[window].astype(np.float32), place)
+    for windows in tiles.batches(group):
+        places = np.searchsorted(frames, index[windows])
+        noisy = x[:, places]
+        seen = predict(index[windows], noisy.reshape(-1, *noisy.shape[2:]), step).reshape(noisy.shape)
+        for number in range(len(np.unique(windows))):
+            share = tiles.share[windows[number]].astype(np.float32)
+            output = _add(output, seen[:, number], share, places[number])
     return output
 
 
@@ -81,7 +84,7 @@ def conditioned_predict(
     *,
     batched: bool = True,
 ) -> Predict:
-    """`Predict` of a network whose conditioning is in memory for all frames; one program for all windows and steps.
+    """`Predict` of a network whose conditioning is in memory for all frames; one program for all batches and steps.
 
     Args:
         denoise: (params, noisy, timestep, conditioning) → prediction.
@@ -91,7 +94,7 @@ def conditioned_predict(
 
     @jax.jit
     def predict(params, conditionings, frames, x, step):
-        local = {name: value.take(frames) for name, value in conditionings.items()}
+        local = {name: value.windows(frames) for name, value in conditionings.items()}
         return guided_at(partial(denoise, params), local, solver, guidance, batched=batched)(x, step)
 
     return lambda frames, x, step: predict(params, conditionings, jnp.asarray(frames), x, step)

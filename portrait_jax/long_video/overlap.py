@@ -102,7 +102,8 @@ def frame_noise(
 ) -> Float[Array, "b f h w c"]:
     """Unit-variance noise of frames start … start + length, a function of (key, frame) only.
 
-    Hence frames that two windows share start equal, wherever the windows lie. `start` may be traced.
+    Hence clips that are sampled together have the noise that each has alone, and frames that two windows share start equal,
+    wherever the windows lie. `start` may be traced.
 
     Args:
         shape: (b, h, w, c) of one frame's latents.
@@ -117,7 +118,8 @@ def noise_of(
     """`frame_noise` of any frames, by their numbers."""
 
     def one(frame: Array) -> Array:
-        return jax.random.normal(jax.random.fold_in(key, frame), shape, jnp.float32)
+        drawn = jax.random.normal(jax.random.fold_in(key, frame), (1, *shape[1:]), jnp.float32)
+        return jnp.broadcast_to(drawn, shape)
 
     own = jax.vmap(one, out_axes=1)(frames)
     return mixed_noise(own, one(jnp.asarray(_COMMON_STREAM))[:, None], share)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -31,6 +31,7 @@ class Tiles:
         offsets: by how many frames the windows lie further on at each step, around the end of the video; a single 0 if
             they do not move.
         cut: how many frames at either end are made and not shown: what drives the video is held there, and fades.
+        batch: windows that the network sees at once; groups are joined, in order, until they have as many.
     """
 
     frames: int
@@ -38,6 +39,7 @@ class Tiles:
     weight: Float[np.ndarray, " t"]
     offsets: Int[np.ndarray, " s"] = field(default_factory=lambda: np.zeros(1, int))
     cut: int = 0
+    batch: int = 1
 
     @property
     def length(self) -> int:
@@ -72,7 +74,7 @@ class Tiles:
     def group_of(self) -> Int[np.ndarray, " f"]:
         """The group of each frame; groups are numbered by their first frames.
 
-        Windows that share a frame at any step, directly or by way of others, are one group.
+        Windows that share a frame at any step, directly or by way of others, are one group, and so are those of a batch.
         """
         group, newest = np.arange(len(self.index)), np.full(self.frames, -1)
         for offset in np.unique(self.offsets):
@@ -82,7 +84,18 @@ class Tiles:
                 newest[frames] = window
         names = group[newest].tolist()
         order = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        return np.array([order[name] for name in names])
+        found = np.array([order[name] for name in names])
+        return self._filled(np.bincount(found[self.at(0)[:, 0]]))[found]
+
+    def _filled(self, windows: Int[np.ndarray, " groups"]) -> Int[np.ndarray, " groups"]:
+        """The new number of each group, of so many windows, where groups are joined until a batch is full."""
+        numbers, number, held = [], 0, 0
+        for count in windows:
+            if held >= self.batch:
+                number, held = number + 1, 0
+            numbers.append(number)
+            held += count
+        return np.array(numbers)
 
     @cached_property
     def groups(self) -> list[Int[np.ndarray, " win"]]:
@@ -94,6 +107,17 @@ class Tiles:
     def count(self) -> int:
         """The number of groups."""
         return len(self.groups)
+
+    @cached_property
+    def batched(self) -> int:
+        """Windows in each batch: `batch`, or all of the largest group if these are fewer."""
+        return min(self.batch, max(map(len, self.groups)))
+
+    def batches(self, group: int) -> Iterator[Int[np.ndarray, " win"]]:
+        """The windows of a group, `batched` at a time; the last one is repeated where they do not come out even."""
+        windows = self.groups[group]
+        for first in range(0, len(windows), self.batched):
+            yield windows[np.minimum(np.arange(first, first + self.batched), len(windows) - 1)]
 
     def under(self, group: int) -> Int[np.ndarray, " f"]:
         """The frames of a group, ascending."""

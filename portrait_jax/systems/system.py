@@ -63,6 +63,8 @@ class SamplingConfig:
     """0 … 1, how far they are brought to it."""
     windows_per_chunk: int = 4
     """Windows per jitted call: what is in memory and what an interruption can lose."""
+    windows_per_batch: int = 1
+    """Jointly denoised windows that the network sees at once: the same frames, and memory for so many windows."""
     decode_chunk: int = 0
     """Frames of jointly denoised windows that the decoder sees together; 0: as many as a window has."""
     decode_tile: int = 0

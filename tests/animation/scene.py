@@ -11,7 +11,7 @@ import pytest
 
 from data import synthetic
 from portrait_jax.animation import files
-from portrait_jax.animation.files import Job
+from portrait_jax.animation.job import Job
 from portrait_jax.face.alignment import LandmarkSequence, save_landmarks
 from portrait_jax.face.detector import Detection, FaceDetector
 from portrait_jax.media.audio import AudioClip

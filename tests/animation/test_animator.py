@@ -167,6 +167,7 @@ def test_settings_are_those_of_the_system_unless_given():
         "decode_chunk": 0,
         "decode_tile": 0,
         "decode_overlap": 0.25,
+        "windows_per_batch": 1,
         "ends": 0,
         "portrait_guidance": None,
         "guidance_interval": [0.0, 1.0],

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from portrait_jax.animation import Animator
-from portrait_jax.animation.files import Job, animate_files
+from portrait_jax.animation.files import animate_files
+from portrait_jax.animation.job import Job
 from portrait_jax.media.audio import AudioClip, read_clip
 from portrait_jax.media.image import read_image
 from portrait_jax.media.video import probe, read_frames

@@ -28,8 +28,9 @@ def make(strategy: str, like: Animator | None = None) -> Animator:
     config = tiny.get_config()
     config.sampling.update({"strategy": strategy, "solver": "ddim"})
     system = FollowYourEmoji.from_config(config)
-    animator = Animator(system, tiny.make_params(system) if like is None else like.params)
-    for program in ("_window_prediction", "_encode_portrait", "_decode") if like else ():
+    compiled = like._compiled if like else {}
+    animator = Animator(system, tiny.make_params(system) if like is None else like.params, _compiled=compiled)
+    for program in ("_encode_portrait", "_decode") if like else ():
         vars(animator)[program] = getattr(like, program)
     return animator
 
@@ -130,9 +131,9 @@ def test_files_hold_all_frames_and_a_killed_run_goes_on(request, strategy, tmp_p
     scene.fill(tmp_path)
     whole, cut = scene.job(tmp_path, "a/whole.mp4"), scene.job(tmp_path, "b/cut.mp4")
     animate_files(animator, whole)
-    frames = Animator.frames
+    videos = Animator.videos
     monkeypatch.setattr(
-        Animator, "frames", lambda self, *a, seed, start: _until(frames(self, *a, seed=seed, start=start))
+        Animator, "videos", lambda self, *a, seed, start: _until(videos(self, *a, seed=seed, start=start))
     )
     with pytest.raises(KeyboardInterrupt):
         animate_files(animator, cut)

@@ -37,14 +37,14 @@ Face crops stay on the disk."""
 class Copier(Animator):
     """Gives the drawings as the result: of all that an animation does, the network alone is left out."""
 
-    def frames(self, portrait, signals, count, *, seed=0, start=None) -> Iterator[tuple[np.ndarray, Position]]:
+    def videos(self, portraits, signals, count, *, seed=0, start=None) -> Iterator[tuple[np.ndarray, Position]]:
         windows, size = self.plan(count), int(self.settings["windows_per_chunk"])
         carry = init_carry(self.solver, windows.overlap, (1, *self.system.latent_shape()))
         for first in windows.chunks(size):
             kept = int(windows.emitted[first : first + size].sum())
-            (pictures,) = signals.at(windows.source_frames(first, size)).values()
+            (pictures,) = signals[0].at(windows.source_frames(first, size)).values()
             side = self.system.image_size
-            yield pictures[:kept, :side, :side].copy(), Position(first + size, carry)
+            yield pictures[None, :kept, :side, :side].copy(), Position(first + size, carry)
 
 
 def drive(folder, clip, frames: int) -> None:

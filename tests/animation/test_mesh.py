@@ -12,6 +12,7 @@ from launch.compiling.programs import program
 from portrait_jax.animation import Animator
 from portrait_jax.animation.files import animate_files
 from portrait_jax.animation.landmarks import drawn
+from portrait_jax.errors import ConfigError
 from portrait_jax.sharding import rules
 from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
@@ -73,6 +74,19 @@ def test_each_device_denoises_its_own_guidance_branch():
         for size in (1, 2)
     ]
     assert 0.4 < operations[1] / operations[0] < 0.6
+
+
+def test_jointly_denoised_windows_in_batches_lie_over_the_devices(alone):
+    """Three windows at once, which with two branches are six items on two devices."""
+    plain = make(alone.params, strategy="tiled", solver="ddim")
+    shared = make(alone.params, strategy="tiled", solver="ddim", windows_per_batch=3, mesh={"data": 2})
+    assert plain.plan(FRAMES).batched == 1 and shared.plan(FRAMES).batched == 3
+    assert_equal(run(shared), run(plain))
+
+
+def test_windows_one_after_another_have_no_batches(alone):
+    with pytest.raises(ConfigError, match="windows_per_batch 2 is for windows that are denoised jointly.*'overlap'"):
+        make(alone.params, windows_per_batch=2).plan(FRAMES)
 
 
 def test_frames_to_decode_lie_over_all_devices(alone):

@@ -15,7 +15,8 @@ import pytest
 from configs import follow_your_emoji
 from data import synthetic
 from portrait_jax.animation import Animator
-from portrait_jax.animation.files import Job, animate_files
+from portrait_jax.animation.files import animate_files
+from portrait_jax.animation.job import Job
 from portrait_jax.face.alignment import LandmarkSequence, save_landmarks
 from portrait_jax.face.detector import FaceDetector
 from portrait_jax.media.image import read_image, write_image

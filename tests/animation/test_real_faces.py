@@ -10,7 +10,8 @@ import pytest
 
 from portrait_jax.animation import Animator, load_portrait
 from portrait_jax.animation.faces import reference_face
-from portrait_jax.animation.files import Job, animate_files
+from portrait_jax.animation.files import animate_files
+from portrait_jax.animation.job import Job
 from portrait_jax.errors import NoFaceError
 from portrait_jax.face.boxes import centre, detector_box, sides
 from portrait_jax.face.detector import FaceDetector

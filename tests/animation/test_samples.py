@@ -13,7 +13,8 @@ import pytest
 
 from configs import follow_your_emoji
 from portrait_jax.animation import Animator
-from portrait_jax.animation.files import Job, animate_files
+from portrait_jax.animation.files import animate_files
+from portrait_jax.animation.job import Job
 from portrait_jax.errors import NoFaceError
 from portrait_jax.face.detector import FaceDetector
 from portrait_jax.media.image import read_image

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from portrait_jax.animation import Animator, sound
-from portrait_jax.animation.files import Job, animate_files
+from portrait_jax.animation.files import animate_files
+from portrait_jax.animation.job import Job
 from portrait_jax.animation.portrait import Portrait
 from portrait_jax.animation.signals import Clip
 from portrait_jax.encoders.speech import Clock

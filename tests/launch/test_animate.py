@@ -51,6 +51,14 @@ MISTAKES = {
     "sound too short": ({"audio": "short.wav"}, "short.wav lasts 0.30 s; at least 0.5 s are needed: give a longer"),
     "sound silent": ({"audio": "quiet.wav"}, "quiet.wav is silent; give a recording of speech, or leave it out"),
     "output not mp4": ({"output": "result.gif"}, "must end in .mp4"),
+    "two portraits in one file": (
+        {"portrait": "portrait.png|small.png", "portrait_landmarks": ""}, "2 portraits make a video each; give a folder",
+    ),
+    "landmarks of one of two portraits": (
+        {"portrait": "portrait.png|small.png", "output": "out"}, "given 1 times for 2 portraits; give it once for each",
+    ),
+    "mesh of another axis": ({"mesh": "dta=2"}, "--mesh has no axis 'dta'; did you mean 'data'?"),
+    "mesh of more devices than there are": ({"mesh": "data=99"}, "needs 99 devices"),
     "mistyped key": ({"config.sampling.stepz": "3"}, "the config has no key 'stepz'; did you mean 'steps'?"),
     "mistyped flag": ({"drivng": "driving.npz"}, "Did you mean --driving?"),
     "value of the wrong type": ({"config.sampling.steps": "few"}, "config.sampling.steps=few"),
@@ -98,11 +106,17 @@ def folder(tmp_path_factory, root):
 
 @pytest.fixture(scope="module")
 def call(folder, root):
-    """Runs the entry point once per set of changed flags, in one program; returns one answer for each."""
+    """Runs the entry point once per set of changed flags (`a|b`: given twice), in one program; returns one answer for each."""
 
     def run(*changes: dict[str, str]) -> list[SimpleNamespace]:
         config = f"--config={root / 'tests' / 'tiny.py'}"
-        commands = [[config, *(f"--{k}={v}" for k, v in {**FLAGS, **change}.items() if v)] for change in changes]
+        commands = [
+            [
+                config,
+                *(f"--{name}={one}" for name, value in {**FLAGS, **change}.items() for one in value.split("|") if one),
+            ]
+            for change in changes
+        ]
         environment = {**os.environ, "PYTHONPATH": str(root)}
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM, json.dumps(commands)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -27,7 +28,7 @@ SCHEDULE = make_schedule("scaled_linear", zero_terminal_snr=True)
 def predicted(frames, x, step):
     """All frames of a window act on each other, as a temporal module lets them."""
     return jnp.tanh(
-        x * (1 + 0.1 * step) + x.mean(axis=1, keepdims=True) + jnp.asarray(frames)[:, None, None, None] / 10
+        x * (1 + 0.1 * step) + x.mean(axis=1, keepdims=True) + jnp.asarray(frames)[..., None, None, None] / 10
     )
 
 
@@ -138,6 +139,36 @@ def test_a_short_video_around_a_start_is_sampled_as_without_windows(settings):
     np.testing.assert_allclose(found, expected, atol=1e-5)
     elsewhere = {name: value.replace(start=None) for name, value in branches.items()}
     assert np.abs(expected - sample(partial(denoise, PARAMS), noise(3), elsewhere, **settings)).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "tiles", [wrapped_tiles(11, 2), gaussian_tiles(11, 4, 2), shifted_tiles(11, 4, 1, [1, 2, 0])], ids=lambda x: ""
+)
+def test_windows_in_batches_give_the_frames_of_windows_one_by_one(settings, tiles):
+    """Of two clips; three windows divide none of the numbers of windows here."""
+    motion = jnp.concatenate([told(11).motion, -told(11).motion])
+    branches = {name: Conditioning(motion=gain * motion) for name, gain in (("cond", 1.0), ("uncond", 0.0))}
+    x = jnp.concatenate([noise(11), noise(11)[:, ::-1]])
+    sizes = []
+
+    def counting(params, x, *rest):
+        sizes.append(len(x))
+        return denoise(params, x, *rest)
+
+    batches = replace(tiles, batch=3)
+    found = sample_joint(counting, PARAMS, branches, x, batches, **settings)
+    np.testing.assert_allclose(found, sample_joint(denoise, PARAMS, branches, x, tiles, **settings), atol=1e-5)
+    assert sizes == [2 * 2 * 3], "clips × branches × windows"
+
+
+def test_groups_are_joined_until_a_batch_is_full_and_a_short_video_is_not_repeated():
+    tiles = wrapped_tiles(23, 2)
+    assert tiles.count == 11 and replace(tiles, batch=3).count == 4
+    assert [windows.tolist() for windows in replace(tiles, batch=3).batches(1)] == [[2, 3, 4]]
+    assert [windows.tolist() for windows in replace(tiles, batch=3).batches(3)] == [[8, 9, 10]]
+    assert replace(gaussian_tiles(4, 4, 0), batch=8).batched == 1
+    (whole,) = replace(gaussian_tiles(8, 4, 0), batch=8).batches(0)
+    assert whole.tolist() == [0, 1]
 
 
 def test_a_long_video_compiles_one_program_and_needs_conditioning_of_all_frames(settings):
