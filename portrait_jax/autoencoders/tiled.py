@@ -108,4 +108,5 @@ def decode_tiled(
     # One picture is carried and added to: tiles side by side would take its memory once more.
     blank = jnp.zeros((*made.shape[:-3], stride * height, stride * width, made.shape[-1]), made.dtype)
     i, j = np.divmod(np.arange(len(rows) * len(columns)), len(columns))
-    return jax.lax.scan(add, blank, (rows[i], columns[j], row_shares[i], column_shares[j]))[0]
+    places = tuple(jnp.asarray(axis) for axis in (rows[i], columns[j], row_shares[i], column_shares[j]))
+    return jax.lax.scan(add, blank, places)[0]

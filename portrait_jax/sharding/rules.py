@@ -43,7 +43,9 @@ def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rul
     """The sharding of one leaf.
 
     Small leaves are replicated. A rule's axes that do not divide the leaf are left out. Without a rule (or with nothing
-    left of it) the largest axis that `fsdp` divides is split over `fsdp`.
+    left of it) the largest axis that `fsdp` divides is split over `fsdp`; of a convolution's kernel, "space… in out", only
+    the last two: XLA convolves wrongly with one that is split over space while another axis of the mesh has copies of it (jax
+    0.10.2, on a processor).
     """
     if math.prod(shape) < SMALL:
         return PartitionSpec()
@@ -54,7 +56,8 @@ def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rul
             kept = [None] * (len(shape) - len(spec)) + kept
             if any(kept):
                 return PartitionSpec(*kept)
-    divisible = [axis for axis, size in enumerate(shape) if size % mesh.shape["fsdp"] == 0]
+    first = len(shape) - 2 if name.endswith("/kernel") and len(shape) > 3 else 0
+    divisible = [axis for axis in range(first, len(shape)) if shape[axis] % mesh.shape["fsdp"] == 0]
     if not divisible:
         return PartitionSpec()
     largest = max(divisible, key=lambda axis: shape[axis])

@@ -57,11 +57,19 @@ def test_a_rule_drops_the_axes_that_do_not_divide():
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=4))
 def test_the_fallback_always_divides(shape):
     mesh = make_mesh(data=2, fsdp=4)
-    spec = leaf_spec("anything/kernel", tuple(shape), mesh)
+    spec = leaf_spec("anything/table", tuple(shape), mesh)
     split = [size for size, axis in zip(shape, spec, strict=False) if axis]
     assert all(size % 4 == 0 for size in split) and len(split) <= 1
     if jnp.prod(jnp.array(shape)) >= SMALL and any(size % 4 == 0 for size in shape):
         assert split == [max(size for size in shape if size % 4 == 0)]
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3, 8), (4, 64, 64, 8, 8)])
+def test_kernels_are_never_split_over_space(shape):
+    mesh = make_mesh(data=1, fsdp=4, tensor=2)
+    assert not any(leaf_spec("net/embedding/kernel", shape, mesh)[:-2])
+    assert "fsdp" in leaf_spec("net/embedding/kernel", shape, mesh)
+    assert "fsdp" in leaf_spec("net/table", shape, mesh)[:-2]
 
 
 def test_moments_lie_as_their_parameters():
