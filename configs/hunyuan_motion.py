@@ -40,7 +40,7 @@ def base(name: str) -> ConfigDict:
                     },
                 },
             },
-            "loss": {"redrawing": 1.0, "landmarks": 0.0, "angles": 0.1},
+            "loss": {"redrawing": 1.0, "landmarks": 0.0, "spread": 0.0, "angles": 0.1},
             # Stronger than where the encoders are used: they should not read whose face it is.
             "augment": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "scale": 0.1},
             "data": {
@@ -85,7 +85,7 @@ def demo_motion() -> ConfigDict:
     config.model.update({"face_size": hunyuan_demo.FACE, **hunyuan_demo.encoders()})
     # There are no perceptual networks for cartoons, and redrawing without them teaches mouths slowly: landmarks do it.
     config.model.head.weights.update({"vgg19": 0.0, "vggface": 0.0})
-    config.loss.update({"redrawing": 0.0, "landmarks": 1.0})
+    config.loss.update({"redrawing": 0.0, "landmarks": 1.0, "spread": 1.0})
     config.data.update({"size": 128, "frame_stride": (2, 5), "clip_frames": 24})
     del config.train.adversary
     config.train.update(

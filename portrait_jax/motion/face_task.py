@@ -44,6 +44,8 @@ class FaceMotionLossConfig:
     landmarks: float = 0.0
     """Weight of how wrong landmarks are that are read linearly off how the feature differs from the reference's: what is small,
     a mouth, is learnt sooner than through pictures. Who it is makes no difference, and shall not be told."""
+    spread: float = 0.0
+    """Weight of `spread_loss`, beside `landmarks`: how far features are from having the mean 0, and differences of the size 1."""
     angles: float = 0.1
     """Weight of the mean error of yaw, pitch and roll, per degree."""
 
@@ -110,7 +112,7 @@ class FaceMotionTask:
         self, params: Params, batch: Batch, rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The weighted sum of what `loss_config` names; the mean error of the angles in degrees (metric `angles`), and, where they
-        are read, that of the landmarks (metric `landmarks`, in `training.faces.UNIT`s)."""
+        are read, that of the landmarks (metric `landmarks`, in `training.faces.UNIT`s) and `spread_loss` (metric `spread`)."""
         chosen, heads = self.loss_config, aligned.head_crops(batch, self.face_size)
         found, _ = head_pose(self._read(params, "head_pose", 2 * heads + 1))
         terms = {"angles": jnp.abs(found - aligned.head_angles(batch["landmarks"])).mean()}
@@ -119,8 +121,11 @@ class FaceMotionTask:
             gan, more = self.head.loss(params, *self._redrawing(params, batch, rng))
             total, terms = total + chosen.redrawing * gan, terms | dict(more)
         if chosen.landmarks:
-            terms["landmarks"] = motion_reading(self._landmarks(params, batch, rng), batch)
-            total = total + chosen.landmarks * terms["landmarks"]
+            feature = self._features(params, batch, rng)
+            moved = feature[:, 1:] - feature[:, :1]
+            read = self.landmark_reader.apply({"params": params["landmark_reader"]}, moved)
+            terms |= {"landmarks": motion_reading(read, batch), "spread": spread_loss(feature, moved)}
+            total = total + chosen.landmarks * terms["landmarks"] + chosen.spread * terms["spread"]
         return total, terms
 
     def adversary_loss(
@@ -134,14 +139,13 @@ class FaceMotionTask:
         out = self.networks[name].apply({"params": params[name]}, rearrange(pictures, "b f h w c -> (b f) h w c"))
         return rearrange(out, "(b f) e -> b f e", b=clips)
 
-    def _landmarks(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> Float[Array, "b f m"]:
-        """How landmarks moved from the reference to each frame, by how the feature did."""
+    def _features(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> Float[Array, "b n e"]:
+        """Of the reference and of each frame."""
         size, config = self.face_size, self.augment_config
         moving, still = aligned.face_crops(batch, size), aligned.reference_crops(batch, size)[:, None]
         # One clip, so that both have the same colours.
         crops = aligned.jittered(rng, jnp.concatenate([still, moving], axis=1), config)
-        feature = self._read(params, "expression", crops)
-        return self.landmark_reader.apply({"params": params["landmark_reader"]}, feature[:, 1:] - feature[:, :1])
+        return self._read(params, "expression", crops)
 
     def _redrawing(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Array, Array]:
         """What is told of the driving faces, the reference faces, and the driving faces as they are."""
@@ -156,3 +160,14 @@ class FaceMotionTask:
             aligned.reference_crops(batch, size),
             rearrange(target, "b f h w c -> (b f) h w c"),
         )
+
+
+def spread_loss(feature: Float[Array, "b n e"], moved: Float[Array, "b f e"]) -> Float[Array, ""]:
+    """Mean square of the features' mean over a batch, and by how much their differences within clips fall short of deviation 1.
+
+    Landmarks are read linearly off differences, whatever these are beside what stays: features that move by a hundredth of their
+    size are read as well, and tell a network that takes them as they are nothing. After the variance term of VICReg (arXiv
+    2105.04906, equation 1), of what a face does and not of who it is.
+    """
+    deviation = jnp.sqrt(moved.var((0, 1)) + 1e-4)
+    return jnp.square(feature.mean((0, 1))).mean() + jax.nn.relu(1 - deviation).mean()

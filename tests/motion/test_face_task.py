@@ -12,7 +12,7 @@ import pytest
 from configs import hunyuan_portrait
 from portrait_jax.errors import ConfigError
 from portrait_jax.face.measures import head_pose
-from portrait_jax.motion.face_task import FaceMotionTask
+from portrait_jax.motion.face_task import FaceMotionTask, spread_loss
 from portrait_jax.sharding.mesh import make_mesh, shard_batch
 from portrait_jax.systems import build
 from portrait_jax.training.optimizers import make_optimizer
@@ -70,6 +70,21 @@ def test_a_step_moves_both_encoders_and_what_reads_them(batch, name):
     assert {leaf.split("/")[0] for leaf in moved} == MOVED[name]
     assert np.isfinite(metrics["loss"])
     assert metrics["gan_recon" if name == "motion" else "landmarks"] > 0
+
+
+def test_features_are_asked_to_move_about_nothing_in_particular():
+    """As large as unit noise there is nothing to ask for; a constant, and movements that are small beside it, are asked away."""
+    moving = jax.random.normal(jax.random.key(0), (64, 5, 8))
+
+    def asked(feature):
+        return float(spread_loss(feature, feature[:, 1:] - feature[:, :1]))
+
+    assert asked(moving) < 0.01
+    assert asked(moving + 3) == pytest.approx(9, abs=0.5)
+    assert asked(0.01 * moving) == pytest.approx(1, abs=0.02)
+    # Who it is makes no difference: what is alike in all frames of a clip is not movement.
+    people = jax.random.normal(jax.random.key(1), (64, 1, 8)) + 0 * moving
+    assert asked(people) == pytest.approx(1, abs=0.05)
 
 
 def test_an_adversary_needs_pictures_to_judge():
