@@ -173,12 +173,12 @@ class Animator:
             if portrait.shape[:2] != frame_size(self.system):
                 self._check_size(portrait, "portrait")
         plan = self.plan(count)
+        if isinstance(plan, Clips) and len(portraits) > 1:
+            raise ConfigError(
+                "sampling.strategy 'continued' draws noise for one portrait; animate the portraits one after another"
+            )
         start, key = start or Position(0, self.blank(plan, len(portraits))), jax.random.key(seed)
         if isinstance(plan, Clips):
-            if len(portraits) > 1:
-                raise ConfigError(
-                    "sampling.strategy 'continued' draws noise for one portrait; animate the portraits one after another"
-                )
             for frames, after in self._continued(portraits[0], signals[0], plan, key, start):
                 yield frames[None], after
             return

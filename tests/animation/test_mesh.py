@@ -47,14 +47,25 @@ def assert_equal(found, expected):
             np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-@pytest.mark.parametrize("mesh", [{"data": 2}, {"data": 1, "fsdp": 2, "tensor": 2, "sequence": 2}])
-def test_frames_over_a_mesh_are_those_of_one_device(alone, mesh, monkeypatch):
-    """Also after an interruption, on whatever mesh the rest is made."""
-    monkeypatch.setattr(rules, "SMALL", 64)
-    shared = make(alone.params, mesh=mesh)
+@pytest.fixture(scope="module")
+def shared(alone) -> Animator:
+    """A device for each guidance branch."""
+    return make(alone.params, mesh={"data": 2})
+
+
+def test_frames_over_a_mesh_are_those_of_one_device_also_after_an_interruption(alone, shared):
     whole = run(alone)
     assert_equal(run(shared), whole)
     assert_equal(run(shared, start=whole[0][1]), whole[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mesh", [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 2, "tensor": 2, "sequence": 2}]
+)
+def test_so_they_are_where_every_parameter_is_spread(alone, mesh, monkeypatch):
+    monkeypatch.setattr(rules, "SMALL", 64)
+    assert_equal(run(make(alone.params, mesh=mesh)), run(alone))
 
 
 def test_a_device_holds_its_part_of_what_is_spread(alone, monkeypatch):
@@ -66,6 +77,7 @@ def test_a_device_holds_its_part_of_what_is_spread(alone, monkeypatch):
     assert {part.data.size * 4 for part in kernel.addressable_shards} == {kernel.size}
 
 
+@pytest.mark.slow
 def test_each_device_denoises_its_own_guidance_branch():
     """A device's operations are half of those that one device alone does: loops are counted once in both."""
     config = tiny.get_config()
@@ -76,6 +88,7 @@ def test_each_device_denoises_its_own_guidance_branch():
     assert 0.4 < operations[1] / operations[0] < 0.6
 
 
+@pytest.mark.slow
 def test_jointly_denoised_windows_in_batches_lie_over_the_devices(alone):
     """Three windows at once, which with two branches are six items on two devices."""
     plain = make(alone.params, strategy="tiled", solver="ddim")
@@ -100,10 +113,10 @@ def test_frames_to_decode_lie_over_all_devices(alone):
     assert compiled.cost_analysis()["flops"] < 0.3 * single.cost_analysis()["flops"]
 
 
-def test_the_record_names_the_mesh_where_there_is_one(alone, tmp_path):
+def test_the_record_names_the_mesh_where_there_is_one(alone, shared, tmp_path):
     scene.fill(tmp_path)
     plain = animate_files(alone, scene.job(tmp_path, "a.mp4"))
-    record = animate_files(make(alone.params, mesh={"data": 2}), scene.job(tmp_path, "b.mp4"))
+    record = animate_files(shared, scene.job(tmp_path, "b.mp4"))
     assert "mesh" not in plain
     assert record["mesh"] == {"data": 2, "fsdp": 1, "tensor": 1, "sequence": 1}
     assert json.loads((tmp_path / "b.json").read_text()) == record

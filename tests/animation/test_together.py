@@ -38,7 +38,7 @@ def animator() -> Animator:
 
 
 def together(animator, **options):
-    return list(animator.videos(PICTURES[-2:], SIGNALS, FRAMES, seed=3, **options))
+    return list(animator.videos([*PICTURES[-2:]], SIGNALS, FRAMES, seed=3, **options))
 
 
 def joined(chunks) -> np.ndarray:
@@ -73,7 +73,7 @@ def test_so_it_is_by_other_strategies_and_over_a_mesh(animator, sampling):
 
 def test_clips_that_go_on_from_pixels_are_made_for_one_portrait(animator):
     with pytest.raises(ConfigError, match="animate the portraits one after another"):
-        next(make(animator.params, strategy="continued").videos(PICTURES[-2:], SIGNALS, FRAMES, start=0))
+        next(make(animator.params, strategy="continued").videos([*PICTURES[-2:]], SIGNALS, FRAMES))
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Protects the sampling loop, with a dummy network that reads every input."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from portrait_jax.diffusion.sampler import guided_step, sample
 from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.diffusion.solvers import SOLVERS, make_solver
 from portrait_jax.errors import ConfigError, ShapeError
+from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.systems.system import SamplingConfig, guidance_of
 
 SCHEDULE = make_schedule("scaled_linear", zero_terminal_snr=True)
@@ -82,6 +85,18 @@ def test_the_network_is_traced_as_often_for_forty_steps_as_for_two_and_never_aga
 
     assert traced(2) == traced(40) <= 2
     assert set(traces) == {(4, *SHAPE[1:])}, "both branches run as one batch"
+
+
+def test_over_a_mesh_each_device_runs_its_own_clip_and_branch():
+    """Two clips with two branches on four devices: what the network computes on a device is one item."""
+    solver, rule, mesh = make_solver("ddim", SCHEDULE, 3), classifier_free(2.0), make_mesh(data=2, fsdp=2)
+    alone = jax.jit(lambda noise, given: sample(denoise, noise, given, solver, rule))
+    shared = jax.jit(lambda noise, given: sample(denoise, noise, given, solver, rule))
+    with jax.set_mesh(mesh):
+        compiled = shared.lower(NOISE, conditionings()).compile().as_text()
+        found = shared(NOISE, conditionings())
+    np.testing.assert_allclose(found, alone(NOISE, conditionings()), atol=1e-5)
+    assert set(re.findall(r"= f32\[([\d,]+)\]\S* tanh\(", compiled)) == {"1,3,4,4,2"}
 
 
 def test_timesteps_reach_the_network_one_per_item_and_in_order():
