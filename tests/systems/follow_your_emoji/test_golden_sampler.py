@@ -118,7 +118,7 @@ def test_sampling_matches_golden(shared, kind):
         animator.blank(tiles),
     )
     result, expected = (
-        np.concatenate([done for done, *_ in found])[None],
+        np.concatenate([done for done, *_ in found], axis=1),
         channels_last(golden.outputs[f"{kind}.latents"]),
     )
     assert_close(result, expected)
