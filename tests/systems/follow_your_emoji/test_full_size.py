@@ -94,7 +94,7 @@ def test_the_released_sampler_lowers_on_eight_devices(system, placed):
     control = jax.ShapeDtypeStruct((1, FRAMES, SIZE, SIZE, 3), jnp.uint8)
     latents = jax.ShapeDtypeStruct((1, FRAMES, *system.latent_shape()), jnp.float32)
     step = jax.ShapeDtypeStruct((), jnp.int32)
-    lowered = predict.lower(placed.params, placed.still, whole(control), whole(latents), whole(step))
+    lowered = predict.lower(placed.params, placed.still, {"control": whole(control)}, whole(latents), whole(step))
     assert lowered.out_info.shape == latents.shape and spread_over_eight(lowered)
 
 
