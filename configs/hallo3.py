@@ -110,7 +110,8 @@ def train(config: ConfigDict, name: str) -> None:
         "schedule": "linear",
         "ema_decay": 0.9999,
         "init_from": sources,
-        # Fifteen billion parameters that do not train; the release has all in bfloat16.
+        # 13 billion parameters that do not train in the first stage, 17 in the second; the release has them in bfloat16, but for
+        # wav2vec's 0.1 billion.
         "frozen_dtype": "bfloat16",
         # New in a stage: the base knows neither a person's tokens nor, in the second, sound.
         "allow_missing": FACE if stage == "stage1" else SOUND,

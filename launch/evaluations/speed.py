@@ -9,7 +9,6 @@ from statistics import median
 from time import perf_counter, process_time
 from typing import Any, get_type_hints
 
-import jax
 import numpy as np
 from rich.console import Console
 
@@ -88,7 +87,7 @@ def variants_of(animator: Animator, texts: Sequence[str], frames: int) -> dict[s
     if not texts:
         raise ConfigError("nothing to compare: give --variant name=value of a sampling setting, once for each column")
     # All compile programs of their own and share one copy of the parameters.
-    found = {PLAIN: replace(animator, params=jax.device_put(animator.params), _compiled={})}
+    found = {PLAIN: replace(animator, params=animator.placing.params(animator.params), _compiled={})}
     for text in texts:
         found[text] = varied(found[PLAIN], parse(text))
         if in_force(found[text]) == in_force(animator):

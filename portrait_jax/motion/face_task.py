@@ -77,6 +77,8 @@ class FaceMotionTask:
         chosen = from_mapping(FaceMotionLossConfig, config.loss)
         if stage.adversary is not None and not chosen.redrawing:
             raise ConfigError("loss.redrawing 0 leaves no pictures to judge; leave train.adversary out")
+        if chosen.spread and not chosen.landmarks:
+            raise ConfigError("loss.spread is asked of what landmarks are read off; set loss.landmarks too")
         return cls(
             expression_config=expression,
             head_pose_config=from_mapping(ResNetConfig, {**vars(HEAD_POSE), **model.head_pose}),

@@ -87,10 +87,13 @@ def test_features_are_asked_to_move_about_nothing_in_particular():
     assert asked(people) == pytest.approx(1, abs=0.05)
 
 
-def test_an_adversary_needs_pictures_to_judge():
+def test_terms_that_need_others_say_so():
     config = hunyuan_portrait.get_config("motion")
     config.loss.redrawing = 0.0
     with pytest.raises(ConfigError, match="leave train.adversary out"):
+        build(config)
+    config.loss.update({"redrawing": 1.0, "spread": 1.0})
+    with pytest.raises(ConfigError, match="set loss.landmarks too"):
         build(config)
 
 
