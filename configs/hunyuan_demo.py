@@ -10,9 +10,10 @@
 
 As the original starts from Stable Video Diffusion, the demo starts from the embedded landmark-driven model: its autoencoder, and
 the half over space of its denoiser. What differs from the paper for the sake of an hour on two cores: there is no DINOv2 and no
-face recogniser for cartoons, so small ones train with the rest, as does the expression encoder after its own training; frames of
-the first stages lie far apart, so that few of them show much; and before pictures alone teach it (`demo_stage1`), the denoiser
-learns to read motion from the landmark-driven model that it was made of (`demo_attention`).
+face recogniser for cartoons, so small ones train with the rest; frames of the first stages lie far apart, so that few of them show
+much; the memory learns from landmarks with the motion encoders before it learns from pictures (`demo_motion`); and before pictures
+alone teach it (`demo_stage1`), the denoiser learns to read motion from the landmark-driven model that it was made of
+(`demo_attention`).
 """
 
 from ml_collections import ConfigDict
@@ -39,16 +40,16 @@ TRAINED = (
     "image_encoder/(?!.*running_).*",
     "image_projection/.*",
     "motion_memory/.*",
-    "expression/.*",
     "face_recogniser/(?!.*running_).*",
 )
 
 
 def encoders() -> dict:
-    """The motion encoders, which `configs/hunyuan_motion.py` trains first."""
+    """The motion encoders and the memory, which `configs/hunyuan_motion.py` trains first."""
     return {
         "expression": {"layers": (1, 1, 1), "channels": (16, 32, 64), "out": 128},
         "head_pose": {"layers": (1, 1, 1), "channels": (16, 32, 64), "norm_groups": 8, "out": 6},
+        "motion_memory": {"tokens": 8, "width": 64, "intensity_width": 64, "layers": 2, "heads": 2, "out": 58},
     }
 
 
@@ -60,9 +61,10 @@ def small(config: ConfigDict) -> None:
             "face_size": FACE,
             "autoencoder": autoencoder.model(),
             "temporal_decoder": False,
-            **encoders(),
         }
     )
+    for name, sizes in encoders().items():
+        config.model[name].update(sizes)
     # The embedded denoiser has seen the portrait's latents scaled.
     config.model.portrait.update({"image_tokens": 16, "encoder_size": 64, "scaled_portrait": True})
     config.model.denoiser.update(
@@ -86,9 +88,6 @@ def small(config: ConfigDict) -> None:
     config.model.face_recogniser.update(
         {"layers": (1, 1, 1), "channels": (16, 32, 48), "embedding": 64, "image_size": 32}
     )
-    config.model.motion_memory.update(
-        {"tokens": 8, "width": 64, "intensity_width": 64, "layers": 2, "heads": 2, "out": 58}
-    )
     config.model.guider.update({"channels": (16, 32, 48), "patch_size": 2, "out_channels": WIDTHS[0]})
     config.sampling.update(
         {
@@ -111,7 +110,7 @@ def small(config: ConfigDict) -> None:
 
 
 def demo_attention(config: ConfigDict) -> None:
-    """Everything but the autoencoder, the guider (there are no skeletons) and the network of the angles: what the landmark-driven
+    """Everything but the autoencoder, the motion encoders and the guider (there are no skeletons): what the landmark-driven
     model draws with landmarks shall be drawn with motion tokens, layer by layer.
     """
     small(config)
@@ -129,6 +128,7 @@ def demo_attention(config: ConfigDict) -> None:
                 "denoiser": EMBEDDED,
                 "expression": "{workdir}/demo_motion",
                 "head_pose": "{workdir}/demo_motion",
+                "motion_memory": "{workdir}/demo_motion",
                 "teacher": EMBEDDED,
             },
             "rename": OVER_SPACE,

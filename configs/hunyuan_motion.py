@@ -80,7 +80,7 @@ def motion() -> ConfigDict:
 
 
 def demo_motion() -> ConfigDict:
-    """Faces of 64 pixels, for encoders that are a hundredth as large."""
+    """Faces of 64 pixels, for encoders that are a hundredth as large, and the memory that reads them."""
     config = base("demo_motion")
     config.model.update({"face_size": hunyuan_demo.FACE, **hunyuan_demo.encoders()})
     # There are no perceptual networks for cartoons, and redrawing without them teaches mouths slowly: landmarks do it.
@@ -90,7 +90,7 @@ def demo_motion() -> ConfigDict:
     del config.train.adversary
     config.train.update(
         {
-            "trainable": (*ENCODERS, "landmark_reader/.*"),
+            "trainable": (*ENCODERS, "motion_memory/.*", "landmark_reader/.*"),
             "steps": 1000,
             "batch_size": 8,
             "frames": 4,

@@ -2,8 +2,8 @@
 
 The paper (arXiv 2503.18860, appendix C.2) takes MegaPortraits' motion encoder, trained beforehand, and says no more. Here an
 expression's feature and the head's angles must suffice to redraw the driving face from another frame of the same person
-(`adversarial.head`), or landmarks must be told by it; the network of the angles learns those of the landmarks, in degrees. All of
-it is ours.
+(`adversarial.head`), or landmarks must be told by it, or by the tokens that a motion memory makes of it; the network of the angles
+learns those of the landmarks, in degrees. All of it is ours.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
+from portrait_jax.adapters.motion_memory import MotionMemory, MotionMemoryConfig
 from portrait_jax.adversarial.head import DualHead
 from portrait_jax.encoders.face_motion import EXPRESSION, HEAD_POSE, head_pose
 from portrait_jax.encoders.resnet import ResNet, ResNetConfig
@@ -42,17 +43,18 @@ class FaceMotionLossConfig:
     redrawing: float = 1.0
     """Weight of the head's loss; 0 leaves the head out, and such a stage has no adversary."""
     landmarks: float = 0.0
-    """Weight of how wrong landmarks are that are read linearly off how the feature differs from the reference's: what is small,
-    a mouth, is learnt sooner than through pictures. Who it is makes no difference, and shall not be told."""
+    """Weight of how wrong landmarks are that are read linearly off how the motion differs from the reference's: what is small,
+    a mouth, is learnt sooner than through pictures. Who it is makes no difference, and shall not be told. Motion is a memory's
+    tokens where there is a memory (`model.motion_memory`), which then learns too, otherwise the feature."""
     spread: float = 0.0
-    """Weight of `spread_loss`, beside `landmarks`: how far features are from having the mean 0, and differences of the size 1."""
+    """Weight of `spread_loss`, beside `landmarks`: how far motion is from having the mean 0, and differences of the size 1."""
     angles: float = 0.1
     """Weight of the mean error of yaw, pitch and roll, per degree."""
 
 
 @dataclass(frozen=True, eq=False)
 class FaceMotionTask:
-    """Trains sub-networks `expression` and `head_pose`; the others are of no use afterwards."""
+    """Trains sub-networks `expression` and `head_pose`, and `motion_memory` if there is one; the others are of no use afterwards."""
 
     expression_config: ResNetConfig
     head_pose_config: ResNetConfig
@@ -61,6 +63,8 @@ class FaceMotionTask:
     augment_config: AugmentConfig
     stages: Mapping[str, Stage]
     face_size: int
+    memory_config: MotionMemoryConfig | None = None
+    """What makes tokens of the feature, where landmarks are read off them."""
     name: str = "face_motion"
 
     batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "landmarks", "reference_landmarks")
@@ -79,6 +83,9 @@ class FaceMotionTask:
             raise ConfigError("loss.redrawing 0 leaves no pictures to judge; leave train.adversary out")
         if chosen.spread and not chosen.landmarks:
             raise ConfigError("loss.spread is asked of what landmarks are read off; set loss.landmarks too")
+        memory = model.get("motion_memory")
+        if memory is not None and not chosen.landmarks:
+            raise ConfigError("model.motion_memory learns from landmarks; set loss.landmarks too, or leave it out")
         return cls(
             expression_config=expression,
             head_pose_config=from_mapping(ResNetConfig, {**vars(HEAD_POSE), **model.head_pose}),
@@ -87,6 +94,7 @@ class FaceMotionTask:
             augment_config=from_mapping(AugmentConfig, {**vars(aligned.COLOURS), **config.augment}),
             stages={config.stage: stage},
             face_size=model.face_size,
+            memory_config=None if memory is None else from_mapping(MotionMemoryConfig, memory),
         )
 
     @property
@@ -96,7 +104,7 @@ class FaceMotionTask:
 
     @property
     def landmark_reader(self) -> nn.Dense:
-        """How features differ → how landmarks do (`training.faces.motion_reading`)."""
+        """How motion differs → how landmarks do (`training.faces.motion_reading`)."""
         return nn.Dense(2 * NUM_LANDMARKS, use_bias=False)
 
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
@@ -106,8 +114,12 @@ class FaceMotionTask:
         if self.loss_config.redrawing:
             made |= self.head.init(keys[2])
         if self.loss_config.landmarks:
-            feature = jnp.zeros((1, self.expression_config.width))
-            made["landmark_reader"] = self.landmark_reader.init(keys[3], feature)["params"]
+            motion, level = jnp.zeros((1, 1, self.expression_config.width)), jnp.zeros((1, 1), jnp.int32)
+            if self.memory_config is not None:
+                memory, told = MotionMemory(self.memory_config), (motion[:, :, None], level, level)
+                tokens, variables = memory.init_with_output(jax.random.fold_in(rng, 1), *told)
+                motion, made["motion_memory"] = rearrange(tokens, "b f k d -> b f (k d)"), variables["params"]
+            made["landmark_reader"] = self.landmark_reader.init(keys[3], motion)["params"]
         return made
 
     def loss(
@@ -123,10 +135,10 @@ class FaceMotionTask:
             gan, more = self.head.loss(params, *self._redrawing(params, batch, rng))
             total, terms = total + chosen.redrawing * gan, terms | dict(more)
         if chosen.landmarks:
-            feature = self._features(params, batch, rng)
-            moved = feature[:, 1:] - feature[:, :1]
+            motion = self._motion(params, batch, rng)
+            moved = motion[:, 1:] - motion[:, :1]
             read = self.landmark_reader.apply({"params": params["landmark_reader"]}, moved)
-            terms |= {"landmarks": motion_reading(read, batch), "spread": spread_loss(feature, moved)}
+            terms |= {"landmarks": motion_reading(read, batch), "spread": spread_loss(motion, moved)}
             total = total + chosen.landmarks * terms["landmarks"] + chosen.spread * terms["spread"]
         return total, terms
 
@@ -141,13 +153,22 @@ class FaceMotionTask:
         out = self.networks[name].apply({"params": params[name]}, rearrange(pictures, "b f h w c -> (b f) h w c"))
         return rearrange(out, "(b f) e -> b f e", b=clips)
 
-    def _features(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> Float[Array, "b n e"]:
-        """Of the reference and of each frame."""
+    def _motion(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> Float[Array, "b n e"]:
+        """Features, or all numbers of the tokens, of the reference and of each frame."""
         size, config = self.face_size, self.augment_config
         moving, still = aligned.face_crops(batch, size), aligned.reference_crops(batch, size)[:, None]
         # One clip, so that both have the same colours.
         crops = aligned.jittered(rng, jnp.concatenate([still, moving], axis=1), config)
-        return self._read(params, "expression", crops)
+        feature = self._read(params, "expression", crops)
+        if self.memory_config is None:
+            return feature
+        head, expression = (
+            jnp.broadcast_to(level[:, :1], feature.shape[:2])
+            for level in aligned.levels(aligned.five(batch["landmarks"]))
+        )
+        memory = {"params": params["motion_memory"]}
+        tokens = MotionMemory(self.memory_config).apply(memory, feature[:, :, None], head, expression)
+        return rearrange(tokens, "b f k d -> b f (k d)")
 
     def _redrawing(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Array, Array]:
         """What is told of the driving faces, the reference faces, and the driving faces as they are."""
@@ -164,12 +185,12 @@ class FaceMotionTask:
         )
 
 
-def spread_loss(feature: Float[Array, "b n e"], moved: Float[Array, "b f e"]) -> Float[Array, ""]:
-    """Mean square of the features' mean over a batch, and by how much their differences within clips fall short of deviation 1.
+def spread_loss(motion: Float[Array, "b n e"], moved: Float[Array, "b f e"]) -> Float[Array, ""]:
+    """Mean square of the motion's mean over a batch, and by how much differences within clips fall short of deviation 1.
 
     Landmarks are read linearly off differences, whatever these are beside what stays: features that move by a hundredth of their
     size are read as well, and tell a network that takes them as they are nothing. After the variance term of VICReg (arXiv
     2105.04906, equation 1), of what a face does and not of who it is.
     """
     deviation = jnp.sqrt(moved.var((0, 1)) + 1e-4)
-    return jnp.square(feature.mean((0, 1))).mean() + jax.nn.relu(1 - deviation).mean()
+    return jnp.square(motion.mean((0, 1))).mean() + jax.nn.relu(1 - deviation).mean()
