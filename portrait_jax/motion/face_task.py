@@ -54,7 +54,7 @@ class FaceMotionLossConfig:
 
 @dataclass(frozen=True, eq=False)
 class FaceMotionTask:
-    """Trains sub-networks `expression` and `head_pose`, and `motion_memory` if there is one; the others are of no use afterwards."""
+    """Trains sub-networks `expression` and `head_pose`, and `motion_memory` if there is one; others are of no use afterwards."""
 
     expression_config: ResNetConfig
     head_pose_config: ResNetConfig
