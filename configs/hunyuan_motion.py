@@ -90,7 +90,7 @@ def demo_motion() -> ConfigDict:
     del config.train.adversary
     config.train.update(
         {
-            "trainable": (*ENCODERS, "motion_memory/.*", "landmark_reader/.*"),
+            "trainable": (*ENCODERS, "motion_memory/.*", "(landmark|token)_reader/.*"),
             "steps": 1000,
             "batch_size": 8,
             "frames": 4,

@@ -43,11 +43,11 @@ class FaceMotionLossConfig:
     redrawing: float = 1.0
     """Weight of the head's loss; 0 leaves the head out, and such a stage has no adversary."""
     landmarks: float = 0.0
-    """Weight of how wrong landmarks are that are read linearly off how the motion differs from the reference's: what is small,
-    a mouth, is learnt sooner than through pictures. Who it is makes no difference, and shall not be told. Motion is a memory's
-    tokens where there is a memory (`model.motion_memory`), which then learns too, otherwise the feature."""
+    """Weight of how wrong landmarks are that are read linearly off how the feature differs from the reference's: what is small,
+    a mouth, is learnt sooner than through pictures. Who it is makes no difference, and shall not be told. Where there is a memory
+    (`model.motion_memory`), the same is read off its tokens too, and it learns."""
     spread: float = 0.0
-    """Weight of `spread_loss`, beside `landmarks`: how far motion is from having the mean 0, and differences of the size 1."""
+    """Weight of `spread_loss`, beside `landmarks`: how far features are from having the mean 0, and differences of the size 1."""
     angles: float = 0.1
     """Weight of the mean error of yaw, pitch and roll, per degree."""
 
@@ -64,7 +64,7 @@ class FaceMotionTask:
     stages: Mapping[str, Stage]
     face_size: int
     memory_config: MotionMemoryConfig | None = None
-    """What makes tokens of the feature, where landmarks are read off them."""
+    """What makes tokens of the feature, where landmarks are read off these too."""
     name: str = "face_motion"
 
     batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "landmarks", "reference_landmarks")
@@ -104,7 +104,7 @@ class FaceMotionTask:
 
     @property
     def landmark_reader(self) -> nn.Dense:
-        """How motion differs → how landmarks do (`training.faces.motion_reading`)."""
+        """How features, or tokens, differ → how landmarks do (`training.faces.motion_reading`)."""
         return nn.Dense(2 * NUM_LANDMARKS, use_bias=False)
 
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
@@ -114,19 +114,21 @@ class FaceMotionTask:
         if self.loss_config.redrawing:
             made |= self.head.init(keys[2])
         if self.loss_config.landmarks:
-            motion, level = jnp.zeros((1, 1, self.expression_config.width)), jnp.zeros((1, 1), jnp.int32)
+            feature, level = jnp.zeros((1, 1, self.expression_config.width)), jnp.zeros((1, 1), jnp.int32)
+            made["landmark_reader"] = self.landmark_reader.init(keys[3], feature)["params"]
             if self.memory_config is not None:
-                memory, told = MotionMemory(self.memory_config), (motion[:, :, None], level, level)
-                tokens, variables = memory.init_with_output(jax.random.fold_in(rng, 1), *told)
-                motion, made["motion_memory"] = rearrange(tokens, "b f k d -> b f (k d)"), variables["params"]
-            made["landmark_reader"] = self.landmark_reader.init(keys[3], motion)["params"]
+                keys = jax.random.split(jax.random.fold_in(rng, 1))
+                memory = MotionMemory(self.memory_config).init_with_output(keys[0], feature[:, :, None], level, level)
+                made["motion_memory"] = memory[1]["params"]
+                made["token_reader"] = self.landmark_reader.init(keys[1], flat(memory[0]))["params"]
         return made
 
     def loss(
         self, params: Params, batch: Batch, rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The weighted sum of what `loss_config` names; the mean error of the angles in degrees (metric `angles`), and, where they
-        are read, that of the landmarks (metric `landmarks`, in `training.faces.UNIT`s) and `spread_loss` (metric `spread`)."""
+        are read, that of the landmarks (metric `landmarks`, in `training.faces.UNIT`s; metric `tokens`, off these) and
+        `spread_loss` (metric `spread`)."""
         chosen, heads = self.loss_config, aligned.head_crops(batch, self.face_size)
         found, _ = head_pose(self._read(params, "head_pose", 2 * heads + 1))
         terms = {"angles": jnp.abs(found - aligned.head_angles(batch["landmarks"])).mean()}
@@ -135,11 +137,14 @@ class FaceMotionTask:
             gan, more = self.head.loss(params, *self._redrawing(params, batch, rng))
             total, terms = total + chosen.redrawing * gan, terms | dict(more)
         if chosen.landmarks:
-            motion = self._motion(params, batch, rng)
-            moved = motion[:, 1:] - motion[:, :1]
-            read = self.landmark_reader.apply({"params": params["landmark_reader"]}, moved)
-            terms |= {"landmarks": motion_reading(read, batch), "spread": spread_loss(motion, moved)}
+            feature = self._features(params, batch, rng)
+            terms["landmarks"] = self._reading_error(params, "landmark_reader", feature, batch)
+            terms["spread"] = spread_loss(feature, feature[:, 1:] - feature[:, :1])
             total = total + chosen.landmarks * terms["landmarks"] + chosen.spread * terms["spread"]
+            if self.memory_config is not None:
+                tokens = self._tokens(params, feature, batch)
+                terms["tokens"] = self._reading_error(params, "token_reader", tokens, batch)
+                total = total + chosen.landmarks * terms["tokens"]
         return total, terms
 
     def adversary_loss(
@@ -153,22 +158,27 @@ class FaceMotionTask:
         out = self.networks[name].apply({"params": params[name]}, rearrange(pictures, "b f h w c -> (b f) h w c"))
         return rearrange(out, "(b f) e -> b f e", b=clips)
 
-    def _motion(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> Float[Array, "b n e"]:
-        """Features, or all numbers of the tokens, of the reference and of each frame."""
+    def _reading_error(
+        self, params: Params, name: str, motion: Float[Array, "b n e"], batch: Batch
+    ) -> Float[Array, ""]:
+        """Of landmarks that reader `name` reads off how motion differs from the reference's, which comes first."""
+        moved = motion[:, 1:] - motion[:, :1]
+        return motion_reading(self.landmark_reader.apply({"params": params[name]}, moved), batch)
+
+    def _features(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> Float[Array, "b n e"]:
+        """Of the reference and of each frame."""
         size, config = self.face_size, self.augment_config
         moving, still = aligned.face_crops(batch, size), aligned.reference_crops(batch, size)[:, None]
         # One clip, so that both have the same colours.
         crops = aligned.jittered(rng, jnp.concatenate([still, moving], axis=1), config)
-        feature = self._read(params, "expression", crops)
-        if self.memory_config is None:
-            return feature
-        head, expression = (
-            jnp.broadcast_to(level[:, :1], feature.shape[:2])
-            for level in aligned.levels(aligned.five(batch["landmarks"]))
-        )
-        memory = {"params": params["motion_memory"]}
-        tokens = MotionMemory(self.memory_config).apply(memory, feature[:, :, None], head, expression)
-        return rearrange(tokens, "b f k d -> b f (k d)")
+        return self._read(params, "expression", crops)
+
+    def _tokens(self, params: Params, feature: Float[Array, "b n e"], batch: Batch) -> Float[Array, "b n e"]:
+        """All numbers of the tokens that the memory makes of each feature; what they lack the features are not blamed for."""
+        found = aligned.levels(aligned.five(batch["landmarks"]))
+        levels = (jnp.broadcast_to(level[:, :1], feature.shape[:2]) for level in found)
+        memory, given = MotionMemory(self.memory_config), jax.lax.stop_gradient(feature)[:, :, None]
+        return flat(memory.apply({"params": params["motion_memory"]}, given, *levels))
 
     def _redrawing(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Array, Array]:
         """What is told of the driving faces, the reference faces, and the driving faces as they are."""
@@ -185,12 +195,17 @@ class FaceMotionTask:
         )
 
 
-def spread_loss(motion: Float[Array, "b n e"], moved: Float[Array, "b f e"]) -> Float[Array, ""]:
-    """Mean square of the motion's mean over a batch, and by how much differences within clips fall short of deviation 1.
+def flat(tokens: Float[Array, "b n k d"]) -> Float[Array, "b n e"]:
+    """The tokens of a frame in one row."""
+    return rearrange(tokens, "b n k d -> b n (k d)")
+
+
+def spread_loss(feature: Float[Array, "b n e"], moved: Float[Array, "b f e"]) -> Float[Array, ""]:
+    """Mean square of the features' mean over a batch, and by how much their differences within clips fall short of deviation 1.
 
     Landmarks are read linearly off differences, whatever these are beside what stays: features that move by a hundredth of their
     size are read as well, and tell a network that takes them as they are nothing. After the variance term of VICReg (arXiv
     2105.04906, equation 1), of what a face does and not of who it is.
     """
     deviation = jnp.sqrt(moved.var((0, 1)) + 1e-4)
-    return jnp.square(motion.mean((0, 1))).mean() + jax.nn.relu(1 - deviation).mean()
+    return jnp.square(feature.mean((0, 1))).mean() + jax.nn.relu(1 - deviation).mean()
