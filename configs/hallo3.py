@@ -27,7 +27,8 @@ NAMES = (*FULL_SIZE, *hallo3_demo.NAMES)
 
 def get_config(name: str = "released") -> ConfigDict:
     """`released` is what the published weights need; `stage1`, `stage2` train as it was trained, `paper_…` as the paper says;
-    `demo_autoencoder`, `demo_stage1`, `demo_stage2` and `demo` are at demo size, and so is `ablation_…` (`hallo3_ablations`)."""
+    `demo_autoencoder`, `demo_speech`, `demo_stage1`, `demo_stage2` and `demo` are at demo size, and so is `ablation_…`
+    (`hallo3_ablations`)."""
     if name not in NAMES:
         raise ConfigError(f"configs/hallo3.py has no '{name}'{nearest(name, NAMES)}")
     config = ConfigDict(
@@ -42,6 +43,9 @@ def get_config(name: str = "released") -> ConfigDict:
                 "reference_drop": 0.05,
                 "known_drop": 0.05,
                 "noise": (-3.0, 0.5),
+                "diffusion": 1.0,
+                "mouth": 0.0,
+                "lips": 0.0,
             },
             "sampling": {
                 "solver": "sde_dpmpp_2m",

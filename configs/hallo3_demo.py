@@ -2,8 +2,8 @@
 
 How to train it: docs/hallo3.md. There is no base model to start from, so this differs from the paper, for the sake of an hour on
 two cores: both transformers train whole, the first stage makes base and identity at once, in the second the denoiser trains on
-beside the sound; the speech encoder and the face recogniser are small and trained here; clips have no captions, so the prompt
-is always zeros.
+beside the sound, and errors of mouths count more; the speech encoder and the face recogniser are small and trained here, the former
+on lips first (`demo_speech`); clips have no captions, so the prompt is always zeros.
 """
 
 from ml_collections import ConfigDict
@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from configs.hallo3_ablations import ABLATIONS
 
 PIXELS, FRAMES, MOTION = 64, 17, 2
-AUTOENCODER, STAGE1, STAGE2 = "demo_autoencoder", "demo_stage1", "demo_stage2"
+AUTOENCODER, SPEECH, STAGE1, STAGE2 = "demo_autoencoder", "demo_speech", "demo_stage1", "demo_stage2"
 NAMES = (
-    AUTOENCODER, STAGE1, STAGE2, "demo",
+    AUTOENCODER, SPEECH, STAGE1, STAGE2, "demo",
     *(f"ablation_{name}{end}" for name in ABLATIONS for end in ("", "_stage1", "_stage2")),
 )  # fmt: skip
 
@@ -65,6 +65,9 @@ def demo(config: ConfigDict, name: str) -> None:
     if name == AUTOENCODER:
         autoencoder(config)
         return
+    if name == SPEECH:
+        speech(config)
+        return
     first = STAGE1
     if name.startswith("ablation_"):
         kind = name.removeprefix("ablation_").removesuffix("_stage1").removesuffix("_stage2")
@@ -86,6 +89,19 @@ def autoencoder(config: ConfigDict) -> None:
     config.train.sample_every = 250
 
 
+def speech(config: ConfigDict) -> None:
+    """The speech encoder on lips alone: the paper has a published one, and through pictures one from nothing learns slowly."""
+    config.loss.update({"diffusion": 0.0, "lips": 1.0})
+    optimiser(
+        config,
+        trainable=("(audio_encoder|audio_projection|lip_reader)/.*",),
+        steps=600,
+        batch_size=8,
+        frames=FRAMES,
+        lr=2e-3,
+    )
+
+
 def stage1(config: ConfigDict) -> None:
     """Faces that move, told whose they are and nothing of the sound."""
     config.data.update({"audio": False, "audio_margin": 0})
@@ -103,10 +119,12 @@ def stage1(config: ConfigDict) -> None:
 
 def stage2(config: ConfigDict, first: str) -> None:
     """The sound, and the denoiser with it."""
+    config.loss.mouth = 30.0
+    heard = "{workdir}/" + SPEECH
     optimiser(
         config,
         trainable=("denoiser/.*", "audio_projection/.*", "audio_encoder/.*"),
-        init_from=ConfigDict({"*": "{workdir}/" + first}),
+        init_from=ConfigDict({"*": "{workdir}/" + first, "audio_encoder": heard, "audio_projection": heard}),
         # New in this stage.
         allow_missing=("denoiser/transformer_blocks/audio_(attn|norm)/.*",),
         steps=1000,

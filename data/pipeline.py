@@ -310,9 +310,9 @@ def tokenizer_of(name: str, length: int) -> Tokenizer:
 
 
 def speaker_example(view: View, rng: np.random.Generator, config: DataConfig, frames: int) -> Batch:
-    """A window of frames, a reference with its face cut out, and the rectangle around the faces of all of them."""
+    """A window of frames with its landmarks, a reference with its face cut out, and the rectangle around the faces of all."""
     batch, size = face_example(view, rng, config, frames), config.size
-    seen = np.concatenate([batch.pop("landmarks"), batch["reference_landmarks"][None]])
+    seen = np.concatenate([batch["landmarks"], batch["reference_landmarks"][None]])
     face = aligned_face(batch["reference"], batch.pop("reference_landmarks"), config.face_size)
     return {**batch, "face": face, "face_mask": face_rectangle(seen, size, size)}
 
@@ -346,7 +346,7 @@ KINDS: Mapping[str, Kind] = {
     "clips": _CLIPS,
     "synthetic": _CLIPS,
     "faces": Kind(face_example, _FACES),
-    "speakers": Kind(speaker_example, ("frames", "reference", "face", "face_mask")),
+    "speakers": Kind(speaker_example, ("frames", "reference", "landmarks", "face", "face_mask")),
     "images": Kind(image_example, ("image",)),
     "probe": Kind(probe_example, ("image", "landmarks", "attributes")),
     "motion": Kind(motion_example, ("motion", "emotion")),

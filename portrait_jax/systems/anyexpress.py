@@ -35,16 +35,16 @@ from portrait_jax.encoders.clip_vision import CLIPVision, CLIPVisionConfig, clip
 from portrait_jax.encoders.speech import Clock, heard_windows
 from portrait_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from portrait_jax.errors import ConfigError
-from portrait_jax.face.topology import LIPS
 from portrait_jax.nn.slots import Slot
 from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
-from portrait_jax.systems.anyexpress_loss import diffusion_loss, lip_loss
+from portrait_jax.systems.anyexpress_loss import diffusion_loss, lips
 from portrait_jax.systems.anyexpress_settings import CONTROLS, Behaviour, LossConfig, check_sizes
 from portrait_jax.systems.diffusing import LatentDiffusion
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.systems.landmark_teacher import check_teacher
 from portrait_jax.systems.system import SamplingConfig
+from portrait_jax.training.lips import lip_reader
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
 
@@ -171,11 +171,6 @@ class AnyExpress(LatentDiffusion):
         return ControlNet(ControlNetConfig(replace(self.denoiser_config, temporal=None)), dtype=self.dtype)
 
     @property
-    def lip_reader(self) -> nn.Dense:
-        """Audio tokens of a frame to its lips, for `anyexpress_loss.lip_loss`."""
-        return nn.Dense(2 * len(LIPS), use_bias=False)
-
-    @property
     def reach(self) -> int:
         """Frames on either side that a frame hears."""
         return self.audio_config.reach
@@ -238,7 +233,7 @@ class AnyExpress(LatentDiffusion):
         if self.loss_config.teacher and self.teacher is not None:
             made["teacher"] = {"params": self.teacher.init(jax.random.fold_in(rng, 2))}
         if self.loss_config.lips:
-            made["lip_reader"] = self.lip_reader.init(jax.random.fold_in(rng, 1), audio.reshape(1, -1))
+            made["lip_reader"] = lip_reader().init(jax.random.fold_in(rng, 1), audio.reshape(1, -1))
         if self.behaviour.control == "t2i_adapter":
             made["pose_adapter"] = self.pose_adapter.init(keys["control"], image[:, None])
         if self.behaviour.control == "controlnet":
@@ -390,7 +385,7 @@ class AnyExpress(LatentDiffusion):
             metrics = {**found, "diffusion": plain}
             loss = sum((getattr(chosen, name) * error for name, error in found.items()), loss)
         if chosen.lips:
-            metrics["lips"] = lip_loss(self, params, batch)
+            metrics["lips"] = lips(self, params, batch)
             loss += chosen.lips * metrics["lips"]
         return loss, metrics
 

@@ -15,10 +15,9 @@ from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.schedule import signal_noise
 from portrait_jax.encoders.clip_text import empty_prompt
-from portrait_jax.face.topology import LIPS, index
 from portrait_jax.systems.diffusing import noised
 from portrait_jax.systems.landmark_teacher import drawn, of_mouths, teacher_loss
-from portrait_jax.training.faces import inner_landmarks, reading_error
+from portrait_jax.training.lips import lip_loss
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
 Batch = Mapping[str, Array]
@@ -60,7 +59,7 @@ def diffusion_loss(
     found = {"plain": over_made(squares)}
     if not chosen.mouth:
         return found | {"diffusion": found["plain"]}
-    mouths = of_mouths(batch["landmarks"][..., index(LIPS), :], batch["frames"].shape[2], chosen.mouth)
+    mouths = of_mouths(batch["landmarks"], batch["frames"].shape[2], chosen.mouth)
     found["diffusion"] = over_made(mouths(latents.shape[2]) * squares)
     if chosen.teacher:
         student = output, layers
@@ -68,17 +67,10 @@ def diffusion_loss(
     return found
 
 
-def lip_loss(system: Any, params: Params, batch: Batch) -> Float[Array, ""]:
-    """Mean absolute error, in `training.faces.UNIT`s, of how lips moved about their mean over a clip, read linearly off how its
-    audio tokens did: a warm-up for speech encoders that start from nothing.
-
-    Only movement within a clip is compared: whose lips they are cannot be heard.
-    """
+def lips(system: Any, params: Params, batch: Batch) -> Float[Array, ""]:
+    """What audio tokens tell of lips (`training.lips.lip_loss`)."""
     tokens = system.audio_tokens(params, system.windows_of(params, batch["audio"], batch["frames"].shape[1]))
-    heard = rearrange(tokens.astype(jnp.float32), "b f k e -> b f (k e)")
-    lips = inner_landmarks(batch["landmarks"])[..., index(LIPS), :]
-    read = system.lip_reader.apply({"params": params["lip_reader"]}, heard - heard.mean(1, keepdims=True))
-    return reading_error(read, lips - lips.mean(1, keepdims=True)).mean()
+    return lip_loss(params["lip_reader"], tokens, batch["landmarks"])
 
 
 def told(system: Any, params: Params, batch: Batch, key: PRNGKeyArray, clips: int, frames: int) -> Conditioning:

@@ -47,7 +47,7 @@ class LossConfig:
     teacher: float = 0.0
     """Weight of `landmark_teacher.teacher_loss`, for another such; beside the diffusion loss, on single frames."""
     lips: float = 0.0
-    """Weight of `anyexpress_loss.lip_loss`, for that warm-up."""
+    """Weight of `training.lips.lip_loss`, for that warm-up."""
 
     def __post_init__(self) -> None:
         if self.teacher and not self.mouth:

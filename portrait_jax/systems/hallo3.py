@@ -20,13 +20,12 @@ from portrait_jax.autoencoders import decode_streamed, decode_tiled, sample_late
 from portrait_jax.autoencoders.pixels import on_bars, to_pm1
 from portrait_jax.backbones.cogvideox import remember
 from portrait_jax.conditioning import Conditioning
-from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.sampler import sample
-from portrait_jax.diffusion.schedule import add_noise, signal_noise
 from portrait_jax.diffusion.solvers import Index
 from portrait_jax.encoders.speech import heard_windows
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.continued import sample_continued
+from portrait_jax.systems.hallo3_loss import clip_loss, lips
 from portrait_jax.systems.hallo3_networks import Hallo3Networks
 from portrait_jax.systems.system import cache_of, guidance_of
 from portrait_jax.typing import Array, Float, Int, Num, Params, PRNGKeyArray, UInt8
@@ -45,7 +44,8 @@ class Hallo3(Hallo3Networks):
         """What `loss` reads of a batch; prompts ("text") if it has them."""
         hears = ("audio",) if self.audio_by != "none" else ()
         sees = ("identity" if self.precomputed else "face",) if self.face_by != "none" else ()
-        return ("frames", "reference", "face_mask", *sees, *hears)
+        looks = ("landmarks",) if self.loss_config.mouth or self.loss_config.lips else ()
+        return ("frames", "reference", "face_mask", *sees, *hears, *looks)
 
     # Conditioning
 
@@ -263,50 +263,22 @@ class Hallo3(Hallo3Networks):
         self._encodes("audio")
         return heard_windows(partial(self.encode_sound, params), audio, self.clock(), frames, self.reach)
 
-    def diffusion_loss(
-        self, params: Params, latents: Latents, noise: Latents, timestep: Int[Array, " b"], conditioning: Conditioning
-    ) -> Float[Array, " b"]:
-        """Mean squared error of each clip's prediction (eq. 1 with v-prediction, of uniform weight in v)."""
-        schedule = self.training_schedule
-        output = self.denoise(params, add_noise(schedule, latents, noise, timestep), timestep, conditioning)
-        target = training_target(self.prediction, latents, noise, *signal_noise(schedule, timestep, latents.ndim))
-        return ((output.astype(jnp.float32) - target) ** 2).mean(axis=(1, 2, 3, 4))
-
     def loss(
         self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The diffusion loss of clips that go on from their own first frames.
+        """The diffusion loss of clips that go on from their own first frames, and what `loss_config` adds (`hallo3_loss`).
 
         Batch: `frames` u8 "b f h w 3"; `reference` u8 "b h w 3", another frame of the video; `face_mask` "b h w" in 0..1 and
         `face` u8 "b s s 3" (or `identity` "b e") of it; maybe `text`; in the second stage `audio`: the sound "b t" at 16 kHz, with
         as much before the frames as after them, or windows of hidden states "b f win layers d". Smaller pictures than the
-        system's get black bars. What is said once more of `text` and `face`: `prompt`, `identity`.
+        system's get black bars. What is said once more of `text` and `face`: `prompt`, `identity`. `landmarks` "b f 478 d", pixels,
+        where the loss looks at mouths. Metrics: `diffusion`, unweighted, and `lips`.
         """
-        chosen, keys = self.loss_config, jax.random.split(rng, 12)
-        video, image = self.picture(batch["frames"]), self.picture(batch["reference"])
-        clips = video.shape[0]
-
-        def keep(key: PRNGKeyArray, share: float, x: Array) -> Array:
-            kept = jax.random.bernoulli(key, 1 - share, (clips,))
-            return x * kept.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
-
-        latents = self.to_latents(params, video, keys[0])
-        face = self.face_alone(batch["reference"], batch["face_mask"])
-        masked = keep(keys[1], chosen.reference_drop, self.to_latents(params, face, keys[2]))
-        mean, spread = chosen.noise
-        level = jnp.exp(mean + spread * jax.random.normal(keys[3], (clips, 1, 1, 1, 1)))
-        motion = video[:, : self.motion.frames]
-        motion = motion + level * jax.random.normal(keys[4], motion.shape)
-        known = self.known_latents(params, image, motion, keys[5], keys[6], video.shape[1])
-        latents, masked, known = jax.lax.stop_gradient((latents, masked, keep(keys[7], chosen.known_drop, known)))
-
-        text = keep(keys[8], chosen.text_drop, self.prompt(params, batch, clips))
-        identity = self.identity(params, batch, clips)
-        conditioning = self.person(params, masked, identity, text).replace(text=text, known=known)
-        if self.audio_by != "none":
-            audio = keep(keys[9], chosen.audio_drop, self.windows_of(params, batch["audio"], video.shape[1]))
-            conditioning = conditioning.replace(audio=self.audio_tokens(params, audio))
-        timestep = jax.random.randint(keys[10], (clips,), 0, self.schedule.length)
-        noise = jax.random.normal(keys[11], latents.shape)
-        loss = self.diffusion_loss(params, latents, noise, timestep, conditioning).mean()
-        return loss, {"diffusion": loss}
+        chosen, found = self.loss_config, {}
+        if chosen.diffusion:
+            found |= clip_loss(self, params, batch, rng)
+        if chosen.lips:
+            found["lips"] = lips(self, params, batch)
+        plain = found.pop("plain", None)
+        loss = sum((getattr(chosen, name) * error for name, error in found.items()), jnp.zeros(()))
+        return loss, found if plain is None else {**found, "diffusion": plain}

@@ -25,6 +25,7 @@ from portrait_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from portrait_jax.errors import ConfigError
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.system import SamplingConfig
+from portrait_jax.training.lips import lip_reader
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Params, PRNGKeyArray
 
@@ -54,6 +55,13 @@ class LossConfig:
     """Share of clips that are told no frames at all."""
     noise: tuple[float, float] = (-3.0, 0.5)
     """Motion frames get Gaussian noise whose ln σ is drawn around the first with the second."""
+    diffusion: float = 1.0
+    """Weight of the diffusion loss; 0 leaves both transformers out, for a warm-up that the paper does not have."""
+    mouth: float = 0.0
+    """How much more an error counts in the middle of the mouth than far from it; 0, the paper's, weighs all alike. Needs square
+    clips."""
+    lips: float = 0.0
+    """Weight of `training.lips.lip_loss`, for that warm-up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +119,10 @@ class Hallo3Networks:
         for what, (one, other) in pairs.items():
             if one != other:
                 raise ConfigError(f"{what} must be equal, not {one} and {other}")
+        if self.loss_config.mouth and self.height != self.width:
+            raise ConfigError(f"loss.mouth needs square clips, not {self.height}×{self.width}; set it 0")
+        if self.loss_config.lips and self.audio_by == "none":
+            raise ConfigError("loss.lips listens to sound, which model.audio_by 'none' leaves out; set it 0")
         denoiser.tokens(*self.latent_grid)
         piece = 2 * autoencoder.time_stride
         if self.frames % piece != 1:
@@ -262,11 +274,16 @@ class Hallo3Networks:
             "reference": (latent, jnp.zeros(1), text),
             "denoiser": (latent, jnp.zeros(1), told),
         }
-        return {
+        made = {
             name: getattr(self, name).init(keys.get(name, keys["transformer"]), *args)["params"]
             for name, args in given.items()
             if name not in self.unused
         }
+        if self.loss_config.lips:
+            tokens = jnp.zeros((1, self.audio_config.tokens * self.audio_config.width))
+            reader = lip_reader(self.autoencoder_config.time_stride)
+            made["lip_reader"] = reader.init(jax.random.fold_in(rng, 1), tokens)["params"]
+        return made
 
     @property
     def unused(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from portrait_jax.adapters.latent_motion import LatentMotionAttention
 from portrait_jax.errors import ConfigError
 from portrait_jax.nn.spatio_temporal import SpatioTemporalTransformer
 from portrait_jax.nn.transformer import SpatialTransformer
-from portrait_jax.training.faces import cells_near
+from portrait_jax.training.lips import mouth_weights
 from portrait_jax.typing import Array, Float, Num, Params, PyTree
 
 Features = dict[str, Array]
@@ -104,6 +104,6 @@ def of_clips(keep: Float[Array, " b"], frames: int) -> Weights:
     return lambda side: jnp.broadcast_to(share, (len(keep), frames, side, side, 1))
 
 
-def of_mouths(lips_px: Float[Array, "b f n d"], size: int, more: float) -> Weights:
+def of_mouths(landmarks_px: Float[Array, "b f 478 d"], size: int, more: float) -> Weights:
     """Errors in the middle of a mouth count `more` times more than those far from it."""
-    return lambda side: 1 + more * cells_near(lips_px, size, side)
+    return lambda side: mouth_weights(landmarks_px, size, side, more)

@@ -82,6 +82,7 @@ def test_a_batch_of_speakers_has_the_references_face_and_one_rectangle_around_al
     assert {name: (array.shape, array.dtype.name) for name, array in batch.items()} == {
         "frames": ((4, 3, 64, 64, 3), "uint8"),
         "reference": ((4, 64, 64, 3), "uint8"),
+        "landmarks": ((4, 3, 478, 3), "float32"),
         "face": ((4, 32, 32, 3), "uint8"),
         "face_mask": ((4, 64, 64), "float32"),
         "audio": ((4, 9 * 640), "float32"),

@@ -44,7 +44,7 @@ for arguments in json.loads(sys.argv[1]):
     with flagsaver.flagsaver():
         assert cli.status(train.main, sys.argv) == 0, arguments
 """
-STAGES = ("demo_autoencoder", "demo_stage1", "demo_stage2")
+STAGES = ("demo_autoencoder", "demo_speech", "demo_stage1", "demo_stage2")
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +82,15 @@ def test_every_stage_trains_on_clips_with_sound_and_goes_on_from_the_one_before(
     for stage in STAGES:
         lines = read_lines(done.folder / "runs" / stage / "metrics.jsonl")
         assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
-    first, second = (flatten(load_params(done.folder / "runs" / stage)[0]) for stage in STAGES[1:])
+    heard, first, second = (flatten(load_params(done.folder / "runs" / stage)[0]) for stage in STAGES[1:])
     whole = flatten(load_params(done.folder / "runs" / STAGES[0])[0])
     assert all(np.array_equal(first[name], leaf) and np.array_equal(second[name], leaf) for name, leaf in whole.items())
     assert (done.folder / "runs" / STAGES[0] / "samples" / "reconstruction_0000002.png").exists()
     changed = {name.split("/")[0] for name in first if not np.array_equal(first[name], second[name])}
     assert changed == {"denoiser"} and {"audio_encoder", "audio_projection"} <= {name.split("/")[0] for name in second}
+    assert not any(name.startswith("lip_reader") for name in second) and any(
+        name.startswith("lip_reader") for name in heard
+    )
 
 
 def test_what_was_trained_speaks(done):

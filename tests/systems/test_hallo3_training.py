@@ -18,6 +18,7 @@ from portrait_jax.errors import ConfigError
 from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.systems import build
 from portrait_jax.systems.hallo3 import Hallo3
+from portrait_jax.systems.hallo3_loss import latent_mouths
 from portrait_jax.training.optimizers import make_optimizer
 from portrait_jax.training.state import create_state, flatten, partition
 from portrait_jax.training.step import make_train_step
@@ -25,7 +26,7 @@ from tests.systems.hallo3 import small
 from tests.tiny import leaves, make_params
 
 WAYS = [f"ablation_{name}_stage{2 if name.startswith('audio') else 1}" for name in ABLATIONS]
-STAGES = ["stage1", "stage2", "paper_stage1", "paper_stage2", "demo_stage1", "demo_stage2", *WAYS]
+STAGES = ["stage1", "stage2", "paper_stage1", "paper_stage2", "demo_speech", "demo_stage1", "demo_stage2", *WAYS]
 
 
 @functools.cache
@@ -62,7 +63,7 @@ def subnets(paths) -> set[str]:
 @pytest.mark.parametrize("name", STAGES)
 def test_one_step_moves_what_the_stage_trains(name):
     metrics, trained, moved = stepped(name)
-    assert np.isfinite(metrics["diffusion"])
+    assert np.isfinite(metrics["lips" if name == "demo_speech" else "diffusion"])
     assert subnets(moved) == subnets(trained)
     told = ("audio_attn", "audio_norm", "audio_projection", "face_attn", "face_norm", "face_projection")
     # A prompt, a sound or a clip's beginning may be dropped in this one step, but not all that the layers themselves have.
@@ -71,10 +72,40 @@ def test_one_step_moves_what_the_stage_trains(name):
     }
 
 
-@pytest.mark.parametrize("name", ["demo_stage1", "demo_stage2"])
+@pytest.mark.parametrize("name", ["demo_speech", "demo_stage1", "demo_stage2"])
 def test_demo_stages_train_networks_that_there_are_and_leave_stored_statistics(name):
     trained = flatten(partition(shapes(name), system(name).stages[name].trainable)[0])
     assert trained and not any(path.endswith(("running_mean", "running_var")) for path in trained)
+
+
+def test_the_speech_encoder_learns_lips_without_the_transformers():
+    made = system("demo_speech")
+    batch = small.batch(made)
+    assert set(made.batch_keys) == {"frames", "reference", "face_mask", "face", "audio", "landmarks"}
+    run = jax.jit(jax.value_and_grad(lambda p, b: made.loss(p, b, jax.random.key(0), "demo_speech")[0]))
+    loss, gradient = run(make_params(made), batch)
+    reached = subnets(name for name, leaf in leaves(gradient).items() if np.any(leaf))
+    assert loss > 0.1 and reached == {"audio_encoder", "audio_projection", "lip_reader"}
+
+
+def test_what_the_loss_asks_of_mouths_needs_square_clips_and_sound():
+    config = small.get_config("stage1")
+    config.loss.mouth = 1.0
+    with pytest.raises(ConfigError, match="needs square clips, not 16×24"):
+        Hallo3.from_config(config)
+    config.loss.update({"mouth": 0.0, "lips": 1.0})
+    with pytest.raises(ConfigError, match="listens to sound"):
+        Hallo3.from_config(config)
+
+
+def test_a_latent_frame_counts_the_mouths_of_its_frames():
+    """The mouth is a point at the first of 4×4 cells in the first frame and in one of the last four, and far away otherwise."""
+    points = np.full((1, 9, 478, 3), 1e3, np.float32)
+    points[:, [0, 5]] = 2.0
+    weights = np.asarray(latent_mouths(jnp.asarray(points), 16, (3, 4), 3.0))
+    bell = np.exp(-((np.arange(4) * 2) ** 2) / 2)
+    near = 3 * (bell[:, None] * bell)[..., None]
+    np.testing.assert_allclose(weights[0], [1 + near, np.ones_like(near), 1 + near / 4], rtol=1e-3)
 
 
 def test_an_ablation_changes_what_it_says():

@@ -24,8 +24,10 @@ def get_config(name: str = "released") -> ConfigDict:
     # Motion frames with a latent each need a longer clip: 17 frames have five.
     apart = 0 if config.model.motion.together else config.model.motion.frames
     frames = FRAMES if apart <= 3 else 17
+    # Where errors of mouths count more, clips are square.
+    width = HEIGHT if config.loss.mouth else WIDTH
     with config.unlocked():
-        config.model.update({"height": HEIGHT, "width": WIDTH, "frames": frames})
+        config.model.update({"height": HEIGHT, "width": width, "frames": frames})
         config.model.autoencoder.update(
             {"block_out_channels": (4, 4, 8), "layers_per_block": 1, "latent_channels": 4, "norm_groups": 2}
         )
@@ -38,7 +40,7 @@ def get_config(name: str = "released") -> ConfigDict:
         )  # fmt: skip
         config.model.denoiser.update(
             {"layers": 2, "heads": 2, "head_dim": 16, "in_channels": 8, "out_channels": 4, "text_dim": 12,
-             "text_tokens": 3, "time_dim": 16, "mlp": 2, "grid": ((frames + 3) // 4, 2, 3)}
+             "text_tokens": 3, "time_dim": 16, "mlp": 2, "grid": ((frames + 3) // 4, 2, width // 8)}
         )  # fmt: skip
         config.model.audio.update({"hidden": 8, "tokens": 2, "width": 8})
         config.model.face.update({"tokens": 2, "width": 12})
@@ -59,9 +61,9 @@ def make_system(name: str = "released", **model) -> Hallo3:
     return Hallo3.from_config(config)
 
 
-def portrait(seed: int = 0) -> jax.Array:
+def portrait(seed: int = 0, width: int = WIDTH) -> jax.Array:
     """One picture, u8."""
-    return jnp.asarray(np.random.default_rng(seed).integers(0, 256, (1, HEIGHT, WIDTH, 3), dtype=np.uint8))
+    return jnp.asarray(np.random.default_rng(seed).integers(0, 256, (1, HEIGHT, width, 3), dtype=np.uint8))
 
 
 def windows(system: Hallo3, frames: int = FRAMES, seed: int = 1) -> jax.Array:
@@ -73,11 +75,12 @@ def windows(system: Hallo3, frames: int = FRAMES, seed: int = 1) -> jax.Array:
 
 def batch(system: Hallo3) -> dict[str, jax.Array]:
     """One training example."""
-    rng, frames = np.random.default_rng(2), system.frames
+    rng, frames, width = np.random.default_rng(2), system.frames, system.width
     made = {
-        "frames": jnp.asarray(rng.integers(0, 256, (1, frames, HEIGHT, WIDTH, 3), dtype=np.uint8)),
-        "reference": portrait(),
-        "face_mask": jnp.ones((1, HEIGHT, WIDTH)),
+        "frames": jnp.asarray(rng.integers(0, 256, (1, frames, HEIGHT, width, 3), dtype=np.uint8)),
+        "landmarks": jnp.asarray(rng.uniform(0, HEIGHT, (1, frames, 478, 3)), jnp.float32),
+        "reference": portrait(width=width),
+        "face_mask": jnp.ones((1, HEIGHT, width)),
         "face": jnp.asarray(rng.integers(0, 256, (1, FACE, FACE, 3), dtype=np.uint8)),
         "identity": jnp.asarray(rng.normal(size=(1, 6)), jnp.float32),
         "text": jnp.asarray(rng.integers(1, 20, (1, 3)), jnp.int32),
