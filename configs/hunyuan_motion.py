@@ -91,7 +91,7 @@ def demo_motion() -> ConfigDict:
     config.train.update(
         {
             "trainable": (*ENCODERS, "motion_memory/.*", "(landmark|token)_reader/.*"),
-            "steps": 1000,
+            "steps": 1500,
             "batch_size": 8,
             "frames": 4,
             "lr": 2e-3,

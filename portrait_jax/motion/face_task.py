@@ -45,9 +45,10 @@ class FaceMotionLossConfig:
     landmarks: float = 0.0
     """Weight of how wrong landmarks are that are read linearly off how the feature differs from the reference's: what is small,
     a mouth, is learnt sooner than through pictures. Who it is makes no difference, and shall not be told. Where there is a memory
-    (`model.motion_memory`), the same is read off its tokens too, and it learns."""
+    (`model.motion_memory`), the same is asked of its tokens too, and it learns."""
     spread: float = 0.0
-    """Weight of `spread_loss`, beside `landmarks`: how far features are from having the mean 0, and differences of the size 1."""
+    """Weight of `spread_loss`, beside `landmarks`: how far features are from having the mean 0, and differences of the size 1;
+    of tokens too, where there are any."""
     angles: float = 0.1
     """Weight of the mean error of yaw, pitch and roll, per degree."""
 
@@ -127,8 +128,8 @@ class FaceMotionTask:
         self, params: Params, batch: Batch, rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The weighted sum of what `loss_config` names; the mean error of the angles in degrees (metric `angles`), and, where they
-        are read, that of the landmarks (metric `landmarks`, in `training.faces.UNIT`s; metric `tokens`, off these) and
-        `spread_loss` (metric `spread`)."""
+        are read, that of the landmarks (metric `landmarks`, in `training.faces.UNIT`s) and `spread_loss` (metric `spread`), of features
+        and tokens together."""
         chosen, heads = self.loss_config, aligned.head_crops(batch, self.face_size)
         found, _ = head_pose(self._read(params, "head_pose", 2 * heads + 1))
         terms = {"angles": jnp.abs(found - aligned.head_angles(batch["landmarks"])).mean()}
@@ -139,12 +140,12 @@ class FaceMotionTask:
         if chosen.landmarks:
             feature = self._features(params, batch, rng)
             terms["landmarks"] = self._reading_error(params, "landmark_reader", feature, batch)
-            terms["spread"] = spread_loss(feature, feature[:, 1:] - feature[:, :1])
-            total = total + chosen.landmarks * terms["landmarks"] + chosen.spread * terms["spread"]
+            terms["spread"] = spread_loss(feature)
             if self.memory_config is not None:
                 tokens = self._tokens(params, feature, batch)
-                terms["tokens"] = self._reading_error(params, "token_reader", tokens, batch)
-                total = total + chosen.landmarks * terms["tokens"]
+                terms["landmarks"] += self._reading_error(params, "token_reader", tokens, batch)
+                terms["spread"] += spread_loss(tokens)
+            total = total + chosen.landmarks * terms["landmarks"] + chosen.spread * terms["spread"]
         return total, terms
 
     def adversary_loss(
@@ -200,12 +201,13 @@ def flat(tokens: Float[Array, "b n k d"]) -> Float[Array, "b n e"]:
     return rearrange(tokens, "b n k d -> b n (k d)")
 
 
-def spread_loss(feature: Float[Array, "b n e"], moved: Float[Array, "b f e"]) -> Float[Array, ""]:
-    """Mean square of the features' mean over a batch, and by how much their differences within clips fall short of deviation 1.
+def spread_loss(motion: Float[Array, "b n e"]) -> Float[Array, ""]:
+    """Mean square of the mean over a batch of what moves, and by how much its differences from each clip's first fall short of
+    deviation 1.
 
-    Landmarks are read linearly off differences, whatever these are beside what stays: features that move by a hundredth of their
-    size are read as well, and tell a network that takes them as they are nothing. After the variance term of VICReg (arXiv
-    2105.04906, equation 1), of what a face does and not of who it is.
+    Landmarks are read linearly off differences, whatever these are beside what stays: what moves by a hundredth of its size is
+    read as well, and tells a network that takes it as it is nothing. After the variance term of VICReg (arXiv 2105.04906,
+    equation 1), of what a face does and not of who it is.
     """
-    deviation = jnp.sqrt(moved.var((0, 1)) + 1e-4)
-    return jnp.square(feature.mean((0, 1))).mean() + jax.nn.relu(1 - deviation).mean()
+    deviation = jnp.sqrt((motion[:, 1:] - motion[:, :1]).var((0, 1)) + 1e-4)
+    return jnp.square(motion.mean((0, 1))).mean() + jax.nn.relu(1 - deviation).mean()
