@@ -49,7 +49,7 @@ def encoders() -> dict:
     return {
         "expression": {"layers": (1, 1, 1), "channels": (16, 32, 64), "out": 128},
         "head_pose": {"layers": (1, 1, 1), "channels": (16, 32, 64), "norm_groups": 8, "out": 6},
-        "motion_memory": {"tokens": 8, "width": 64, "intensity_width": 64, "layers": 2, "heads": 2, "out": 58},
+        "motion_memory": {"tokens": 8, "width": 64, "intensity_width": 64, "layers": 2, "heads": 2, "out": 64},
     }
 
 
@@ -65,8 +65,18 @@ def small(config: ConfigDict) -> None:
     )
     for name, sizes in encoders().items():
         config.model[name].update(sizes)
-    # The embedded denoiser has seen the portrait's latents scaled.
-    config.model.portrait.update({"image_tokens": 16, "encoder_size": 64, "scaled_portrait": True})
+    config.model.portrait.update(
+        {
+            "image_tokens": 16,
+            "encoder_size": 64,
+            # The embedded denoiser has seen the portrait's latents scaled.
+            "scaled_portrait": True,
+            # Angles in degrees beside features of size one drown these, and a denoiser that has yet to learn what either means; the
+            # expression tells how a head is turned, as in the paper.
+            "head_pose": False,
+            "motion_start": "silent",
+        }
+    )
     config.model.denoiser.update(
         {
             "in_channels": 8,

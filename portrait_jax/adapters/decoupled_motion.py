@@ -6,6 +6,9 @@ src/models/condition/attention_processor.py), after IP-Adapter (arXiv 2308.06721
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
+import jax.numpy as jnp
 from flax import traverse_util
 
 from portrait_jax.adapters.image_prompt import ImagePromptAttention
@@ -41,3 +44,16 @@ def copied_from_base(params: PyTree) -> PyTree:
         if len(path) > 2 and path[-3] == "attn2" and path[-2] in ("to_k", "to_v"):
             flat[(*path[:-2], NAME, f"{path[-2]}_ip_0", path[-1])] = flat[path]
     return traverse_util.unflatten_dict(flat)
+
+
+def silent(params: PyTree) -> PyTree:
+    """`params` with values of the motion that are zero: a backbone that has learnt nothing of motion tokens is not disturbed by
+    them, where copies would say what is meant for another kind of token."""
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict(
+        {path: jnp.zeros_like(leaf) if "to_v_ip_0" in path else leaf for path, leaf in flat.items()}
+    )
+
+
+STARTS = MappingProxyType({"copied": copied_from_base, "silent": silent})
+"""What a fresh backbone's motion attention begins with."""

@@ -128,8 +128,8 @@ class FaceMotionTask:
         self, params: Params, batch: Batch, rng: PRNGKeyArray, stage: str
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The weighted sum of what `loss_config` names; the mean error of the angles in degrees (metric `angles`), and, where they
-        are read, that of the landmarks (metric `landmarks`, in `training.faces.UNIT`s) and `spread_loss` (metric `spread`), of features
-        and tokens together."""
+        are read, that of the landmarks (metric `landmarks`, in `training.faces.UNIT`s) and `spread_loss` (metric `spread`), of
+        features and tokens together."""
         chosen, heads = self.loss_config, aligned.head_crops(batch, self.face_size)
         found, _ = head_pose(self._read(params, "head_pose", 2 * heads + 1))
         terms = {"angles": jnp.abs(found - aligned.head_angles(batch["landmarks"])).mean()}

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from portrait_jax.adapters.decoupled_motion import copied_from_base, decoupled_motion_slots
+from portrait_jax.adapters.decoupled_motion import STARTS, decoupled_motion_slots
 from portrait_jax.adapters.identity import IdentityAdapterConfig, identity_adapter
 from portrait_jax.adapters.landmark_guider import LandmarkGuider, LandmarkGuiderConfig
 from portrait_jax.adapters.motion_memory import MotionMemory, MotionMemoryConfig
@@ -172,7 +172,7 @@ class HunyuanPortrait(LatentDiffusion):
         return self.recogniser_config.image_size
 
     def init(self, rng: PRNGKeyArray, stage: str = "") -> Params:
-        """Fresh parameters; motion attention starts as a copy of the portrait's."""
+        """Fresh parameters; motion attention starts as `portrait.motion_start` says."""
         names = ("autoencoder", "denoiser", *self.networks)
         keys = dict(zip(names, jax.random.split(rng, len(names)), strict=True))
         side, size, config = self.face_size, self.image_size, self.denoiser_config
@@ -193,7 +193,7 @@ class HunyuanPortrait(LatentDiffusion):
         motion = Conditioning(motion=jnp.zeros((1, 1, 1, config.context_dim)))
         latent = jnp.zeros((1, 1, *self.latent_shape()))
         denoiser = self.denoiser.init(keys["denoiser"], latent, jnp.zeros(1), motion)["params"]
-        params["denoiser"] = copied_from_base(denoiser)
+        params["denoiser"] = STARTS[self.portrait.motion_start](denoiser)
         params["autoencoder"] = self.autoencoder.init(keys["autoencoder"], jnp.zeros((1, size, size, 3)))["params"]
         if self.loss_config.teacher and self.teacher is not None:
             params["teacher"] = self.teacher.init(jax.random.fold_in(rng, 1))

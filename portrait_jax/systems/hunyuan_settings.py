@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
+from portrait_jax.adapters.decoupled_motion import STARTS
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.typing import Array, Bool
@@ -34,16 +35,18 @@ class PortraitConfig:
     """Whether the portrait's latents beside the noisy ones are scaled as these are; Stable Video Diffusion's are not."""
     motion_scale: float = 1.0
     """How strongly motion speaks in cross-attention."""
+    motion_start: str = "copied"
+    """What fresh motion attention begins with (`adapters.decoupled_motion.STARTS`): copies of the portrait's keys and values, or
+    values of zero."""
     fps: float = 12.5
     bucket: float = 0.0
     noise: float = 0.0
     """The three numbers that the backbone is told."""
 
     def __post_init__(self) -> None:
-        if self.identity_range not in RANGES:
-            raise ConfigError(
-                f"identity_range '{self.identity_range}' does not exist{nearest(self.identity_range, RANGES)}"
-            )
+        for name, known in (("identity_range", RANGES), ("motion_start", list(STARTS))):
+            if (chosen := getattr(self, name)) not in known:
+                raise ConfigError(f"{name} '{chosen}' does not exist{nearest(chosen, known)}")
 
 
 @dataclass(frozen=True)
