@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from portrait_jax.animation import continued, joint
+from portrait_jax.animation import continued, decoding, joint
 from portrait_jax.animation.plans import make_plan
 from portrait_jax.animation.signals import Signals, batch_of, stacked
-from portrait_jax.autoencoders.pixels import to_u8
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.caching import CacheSchedule
 from portrait_jax.diffusion.guidance import Guidance
@@ -297,17 +296,7 @@ class Animator:
         return self._compiled[size]
 
     def _decode_all(self, latents: np.ndarray, group: int, shown: slice = slice(None)) -> np.ndarray:
-        """Decodes "b f h w c" in groups of one size, so that the decoder compiles once and its memory stays flat.
-
-        Groups of which nothing is `shown` are left out.
-        """
-        side, kept = self.system.image_size, np.arange(latents.shape[1])[shown]
-        parts = [np.zeros((len(latents), 0, side, side, 3), np.uint8)]
-        for first in range(0, latents.shape[1], group):
-            part = latents[:, first : first + group]
-            wanted = kept[(kept >= first) & (kept < first + group)] - first
-            if wanted.size:
-                missing = np.repeat(part[:, -1:], group - part.shape[1], axis=1)
-                whole = self.placing.items(jnp.asarray(np.concatenate([part, missing], axis=1)))
-                parts.append(to_u8(self._decode(self._placed, whole))[:, wanted])
-        return np.concatenate(parts, axis=1)
+        """`decoding.decoded` by the system; of a temporal decoder each device has a group of its own."""
+        groups = self.placing.parts if getattr(self.system, "temporal_decoder", False) else 1
+        decode, side = partial(self._decode, self._placed), self.system.image_size
+        return decoding.decoded(decode, latents, side, group, groups, shown, self.placing)

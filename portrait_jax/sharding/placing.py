@@ -6,6 +6,7 @@ said here, so that a program that is compiled ahead is the one that a run asks f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,11 @@ class Placing:
     """
 
     mesh: Mesh | None = None
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts the batch axes cut an axis of clips."""
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
 
     def params(self, tree: PyTree) -> PyTree:
         """Parameters by `sharding.rules`. Each device gets its part from the host: none ever holds a whole tree that is spread."""
