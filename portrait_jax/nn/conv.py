@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-from portrait_jax.nn.convolve import SAME, Padding, convolve
+from portrait_jax.nn.convolve import SAME, Padding, convolve, convolve_video
 from portrait_jax.typing import Array, Float
 
 RIGHT_BOTTOM = ((0, 1), (0, 1))
@@ -101,8 +101,20 @@ class CausalConv(nn.Module):
         before = cache.get(key, jnp.repeat(x[:, :1], 2, axis=1))
         x = jnp.concatenate([before, x], axis=1)
         cache[key] = x[:, -2:]
-        padding = ((0, 0), (1, 1), (1, 1))
-        return nn.Conv(self.channels, (3, 3, 3), padding=padding, dtype=self.dtype, name="conv")(x)
+        return VideoConv(self.channels, self.dtype, name="conv")(x)
+
+
+class VideoConv(nn.Module):
+    """A 3×3×3 convolution by `convolve_video`, with the parameters of `nn.Conv`; two frames fewer come out."""
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b m h w c"]) -> Float[Array, "b _ h w out"]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, 3, x.shape[-1], self.channels))
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        return convolve_video(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(self.dtype)
 
 
 class TemporalConv(nn.Module):

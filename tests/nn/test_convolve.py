@@ -7,7 +7,7 @@ import pytest
 
 from portrait_jax.errors import ConfigError
 from portrait_jax.nn import convolve as module
-from portrait_jax.nn.convolve import IMPLEMENTATIONS, convolve
+from portrait_jax.nn.convolve import IMPLEMENTATIONS, convolve, convolve_video
 
 
 def drawn(*shape, seed=0):
@@ -116,3 +116,17 @@ def test_an_unknown_implementation_is_an_error():
 def test_a_short_cut_refuses_what_it_cannot_do(options):
     with pytest.raises(ConfigError, match="convolution 'winograd' has stride 1"):
         convolve(jnp.zeros((1, 2, 2, 1)), jnp.zeros((3, 3, 1, 1)), implementation="winograd", **options)
+
+
+def test_of_videos_both_ways_give_the_same_values_and_slopes(monkeypatch):
+    """Three neighbouring frames' channels side by side, as on a processor, and XLA's convolution over three axes."""
+    x, kernel = drawn(2, 5, 6, 4, 3), drawn(3, 3, 3, 3, 2, seed=1)
+
+    def run():
+        return jax.value_and_grad(lambda x, kernel: jnp.sum(jnp.sin(convolve_video(x, kernel))), (0, 1))(x, kernel)
+
+    assert convolve_video(x, kernel).shape == (2, 3, 6, 4, 2)
+    found = run()
+    monkeypatch.setattr(module, "_on_processor", lambda x: False)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(run())):
+        np.testing.assert_allclose(one, other, atol=2e-5)
