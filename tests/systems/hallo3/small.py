@@ -25,7 +25,7 @@ def get_config(name: str = "released") -> ConfigDict:
     apart = 0 if config.model.motion.together else config.model.motion.frames
     frames = FRAMES if apart <= 3 else 17
     # Where errors of mouths count more, clips are square.
-    width = HEIGHT if config.loss.mouth else WIDTH
+    width = HEIGHT if config.loss.get("mouth") else WIDTH
     with config.unlocked():
         config.model.update({"height": HEIGHT, "width": width, "frames": frames})
         config.model.autoencoder.update(
