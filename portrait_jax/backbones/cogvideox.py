@@ -311,4 +311,6 @@ def remember(
         own, tokens = inputs
         return None, layer.apply({"params": own}, tokens, method="remember")
 
-    return jax.lax.scan(one, None, (params["transformer_blocks"]["attn1"], features))[1]
+    # Norms keep their inputs in float32, once more for every layer.
+    run = one if config.remat == "none" else jax.checkpoint(one, prevent_cse=False)
+    return jax.lax.scan(run, None, (params["transformer_blocks"]["attn1"], features))[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -196,8 +196,8 @@ class Hallo3Networks:
 
     @property
     def reference(self) -> CogVideoX:
-        """The same transformer without what is plugged in; it keeps all of a pass for the backward pass."""
-        return CogVideoX(replace(self.denoiser_config, remat="none"), dtype=self.dtype)
+        """The same transformer without what is plugged in."""
+        return CogVideoX(self.denoiser_config, dtype=self.dtype)
 
     @property
     def audio_projection(self) -> AudioProjection:

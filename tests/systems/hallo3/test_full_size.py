@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -87,24 +88,30 @@ def test_the_whole_sampler_of_a_clip_lowers_with_tensor_and_sequence_parallelism
     assert "num_partitions = 8" in text[:2000] and "sharding_constraint" in text
 
 
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_a_training_step_lowers_fully_sharded(stage):
+def training(stage: str, clips: int, mesh):
+    """A stage in bfloat16: system, parameters that train, those that do not, and a batch, all placed."""
     config = hallo3.get_config(stage)
     config.compute_dtype = "bfloat16"
-    system, mesh = build(config), make_mesh(data=1, fsdp=8)
+    system = build(config)
     tree = jax.eval_shape(system.init, jax.random.key(0))
     params = placed(tree, shardings(tree, mesh), jnp.bfloat16)
-    trained, frozen = partition(params, system.stages[stage].trainable)
     shapes = {
-        "frames": ((8, 49, 480, 480, 3), jnp.uint8),
-        "reference": ((8, 480, 480, 3), jnp.uint8),
-        "face_mask": ((8, 480, 480), jnp.float32),
-        "face": ((8, 112, 112, 3), jnp.uint8),
-        "text": ((8, 226), jnp.int32),
-        "audio": ((8, (49 + 2 * 25) * 640), jnp.float32),
+        "frames": ((clips, 49, 480, 480, 3), jnp.uint8),
+        "reference": ((clips, 480, 480, 3), jnp.uint8),
+        "face_mask": ((clips, 480, 480), jnp.float32),
+        "face": ((clips, 112, 112, 3), jnp.uint8),
+        "text": ((clips, 226), jnp.int32),
+        "audio": ((clips, (49 + 2 * 25) * 640), jnp.float32),
     }
     keys = (*system.batch_keys, "text")
     batch = {name: jax.ShapeDtypeStruct(*shapes[name], sharding=batch_sharding(mesh)) for name in keys}
+    return system, *partition(params, system.stages[stage].trainable), batch
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_training_step_lowers_fully_sharded(stage):
+    mesh = make_mesh(data=1, fsdp=8)
+    system, trained, frozen, batch = training(stage, 8, mesh)
 
     def step(trained, frozen, batch):
         return jax.grad(lambda own: system.loss(merge(own, frozen), batch, jax.random.key(0), stage)[0])(trained)
@@ -113,6 +120,22 @@ def test_a_training_step_lowers_fully_sharded(stage):
         lowered = jax.jit(step).lower(trained, frozen, batch)
     assert flatten(lowered.out_info).keys() == flatten(trained).keys()
     assert "num_partitions = 8" in lowered.as_text()[:2000]
+
+
+@pytest.mark.parametrize(("stage", "limit"), [("stage1", 6.5), ("stage2", 5.8)])
+def test_the_backward_pass_keeps_of_a_clip_what_the_docs_say(stage, limit):
+    """GiB beside parameters: what a pullback closes over."""
+    system, trained, frozen, batch = training(stage, 1, make_mesh(data=1, devices=jax.devices()[:1]))
+
+    def pullback(trained, frozen, batch):
+        return jax.vjp(lambda own: system.loss(merge(own, frozen), batch, jax.random.key(0), stage)[0], trained)[1]
+
+    def counted(tree) -> Counter:
+        return Counter((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
+
+    kept = counted(jax.eval_shape(pullback, trained, frozen, batch)) - counted((trained, frozen))
+    size = sum(count * math.prod(shape) * dtype.itemsize for (shape, dtype), count in kept.items()) / 2**30
+    assert size == pytest.approx(limit, abs=0.06)
 
 
 @pytest.mark.parametrize(("stage", "limits"), [("stage1", (3.1, 7.9)), ("stage2", (4.1, 4.2))])
