@@ -2,10 +2,12 @@
 
     python -m launch.compile --config configs/hallo3.py:stage2 --topology v5p:4x4x4 --mesh data=1,fsdp=64
     python -m launch.compile --config configs/xnemo.py:stage2 --topology v5e:4x4 --sweep --output fits.json
+    python -m launch.compile --config configs/xnemo.py:stage1 --topology v5e:4x4 --mesh fsdp=16 --estimate
     python -m launch.compile --config configs/xnemo.py:released --program sample --topology v6e:2x2
 
 From shapes alone: no weights, no data, no accelerator, but for a TPU its compiler (python -m pip install libtpu). Status 1 if
-the program does not fit the chips' memory. `--sweep` tries meshes and remat policies. `--compilation_cache` keeps the program for
+the program does not fit the chips' memory. `--estimate` says in minutes, without compiling, what a training step needs at the
+least. `--sweep` tries meshes and remat policies. `--compilation_cache` keeps the program for
 runs on such a machine. What is reported: docs/scale.md.
 """
 
@@ -20,7 +22,7 @@ from ml_collections import config_flags
 
 from launch import cli, executables
 from launch.benchmarks.command import checked_output
-from launch.compiling.command import Request, finish, found
+from launch.compiling.command import Request, estimate, finish, found
 from launch.compiling.machines import machine
 from portrait_jax.errors import ConfigError
 
@@ -31,6 +33,9 @@ MESH = flags.DEFINE_list("mesh", [], "Mesh, such as data=2,fsdp=8; default the c
 PROGRAM = flags.DEFINE_string("program", "train", "train (one step) or sample.")
 CLIPS = flags.DEFINE_integer("clips", 1, "Portraits that are animated together (--program=sample).", lower_bound=1)
 SWEEP = flags.DEFINE_bool("sweep", False, "Try meshes and remat policies, and print those that fit, best first.")
+ESTIMATE = flags.DEFINE_bool(
+    "estimate", False, "Compile nothing: what a training step needs at the least, from its trace; needs no libtpu."
+)
 EFFORT = flags.DEFINE_bool("effort", False, "Compile as a run would, not quickly; so does --compilation_cache.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for everything that was found.")
 
@@ -42,6 +47,12 @@ def main() -> None:
         raise ConfigError(
             "--config and --topology are needed, e.g. --config configs/hallo3.py:stage1 --topology v5p:4x4x4"
         )
+    if ESTIMATE.value:
+        if SWEEP.value or PROGRAM.value != "train" or executables.FOLDER.value is not None:
+            raise ConfigError("--estimate compiles nothing: leave out --sweep, --program and --compilation_cache")
+        if status := finish(estimate(CONFIG.value, TOPOLOGY.value, MESH.value), output):
+            sys.exit(status)
+        return
     if SWEEP.value and executables.FOLDER.value is not None:
         raise ConfigError(
             "--compilation_cache keeps the one program of a run; leave out --sweep, or look without keeping"

@@ -9,11 +9,20 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from launch import meshes
-from launch.compiling import report, sweeps
-from launch.compiling.machines import Machine
+from launch.compiling import estimates, report, sweeps
+from launch.compiling.machines import Machine, chip_of, chips_of
 from launch.compiling.programs import program
 from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.target import compiling_for
+
+
+def estimate(config: ConfigDict, topology: str, mesh: Sequence[str]) -> list[dict[str, Any]]:
+    """What a training step needs at the least, see `estimates.estimated`."""
+    chip, devices = chip_of(topology), chips_of(topology)
+    with compiling_for(chip.platform):
+        told = estimates.estimated(config, devices, mesh_sizes(config, mesh), chip)
+    return [report.document(told, config=f"{config.task}:{config.stage}", topology=topology, chip=chip.name,
+                            remat=sweeps.policy_of(config))]  # fmt: skip
 
 
 class Request(NamedTuple):
@@ -66,7 +75,7 @@ def mesh_sizes(config: ConfigDict, given: Sequence[str]) -> dict[str, int]:
 def finish(made: list[dict[str, Any]], output: Path | None) -> int:
     """Prints and writes what was found; returns the status: 1 if nothing fits."""
     for each in made:
-        print(*report.lines(each), sep="\n")
+        print(*(report.estimate_lines if "least_gib" in each else report.lines)(each), sep="\n")
     if output is not None:
         report.write(output, made[0] if len(made) == 1 else {"schema": report.SCHEMA, "tried": made})
     return 0 if any(each["fits"] for each in made) else 1

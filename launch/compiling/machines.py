@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,12 +74,26 @@ def machine(topology: str) -> Machine:
         ConfigError: for a kind that is not known, or a shape that its chips are not built in.
         DeviceError: if libtpu is not installed, or this process has fewer devices.
     """
-    kind, _, shape = topology.partition(":")
-    if kind not in CHIPS:
-        raise ConfigError(f"--topology {topology}: there is no chip '{kind}'{nearest(kind, list(CHIPS))}")
-    chip = CHIPS[kind]
+    chip = chip_of(topology)
+    shape = topology.partition(":")[2]
     devices = _local(topology, shape) if chip.platform == "cpu" else _described(topology)
     return Machine(topology, chip, devices)
+
+
+def chip_of(topology: str) -> Chip:
+    """What a slice is made of; raises ConfigError for a kind that is not known."""
+    kind = topology.partition(":")[0]
+    if kind not in CHIPS:
+        raise ConfigError(f"--topology {topology}: there is no chip '{kind}'{nearest(kind, list(CHIPS))}")
+    return CHIPS[kind]
+
+
+def chips_of(topology: str) -> int:
+    """How many chips a slice has, by its shape alone; raises ConfigError for what is no shape."""
+    sides = topology.partition(":")[2].split("x")
+    if not all(side.isdecimal() and int(side) for side in sides):
+        raise ConfigError(f"--topology {topology}: give the slice's shape behind the chip, such as v5e:4x4")
+    return math.prod(int(side) for side in sides)
 
 
 def _local(topology: str, shape: str) -> Sequence[Any]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from portrait_jax.errors import ConfigError, DeviceError
 from portrait_jax.typing import Array
@@ -17,6 +17,7 @@ from portrait_jax.typing import Array
 AXES = ("data", "fsdp", "tensor", "sequence")
 BATCH_AXES = ("data", "fsdp")
 """Mesh axes over which axis 0 of every batch is split."""
+AUTO = (AxisType.Auto,) * len(AXES)
 
 
 def make_mesh(
@@ -35,33 +36,43 @@ def make_mesh(
         ConfigError: for a size that is neither positive nor −1, or two sizes of −1.
         DeviceError: if the sizes need more devices than there are, or −1 does not come out even.
     """
-    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor, "sequence": sequence}
     devices = jax.devices() if devices is None else list(devices)
+    shape = mesh_shape(len(devices), data, fsdp, tensor, sequence)
+    chosen = devices[: math.prod(shape)]
+    # An axis of ours may be a part of one of the machine's: eight-fold data over a slice of 4×4 chips.
+    placed = mesh_utils.create_device_mesh(shape, chosen, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=AUTO)
+
+
+def described_mesh(devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1, sequence: int = 1) -> AbstractMesh:
+    """`make_mesh` of so many devices that need not be there: it says where arrays would lie. Raises as that does."""
+    return AbstractMesh(mesh_shape(devices, data, fsdp, tensor, sequence), AXES, axis_types=AUTO)
+
+
+def mesh_shape(devices: int, data: int, fsdp: int, tensor: int, sequence: int) -> tuple[int, ...]:
+    """The sizes of all axes, −1 resolved; raises as `make_mesh` does."""
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor, "sequence": sequence}
     if any(size < 1 and size != -1 for size in sizes.values()):
         raise ConfigError(f"mesh sizes must be positive, or −1 for all devices left: {sizes}")
     free = [axis for axis, size in sizes.items() if size == -1]
     if len(free) > 1:
         raise ConfigError(f"only one mesh size may be −1, not {' and '.join(free)}")
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    if fixed > len(devices):
-        raise DeviceError(f"the mesh {sizes} needs {fixed} devices, {len(devices)} are there; make the mesh smaller")
+    if fixed > devices:
+        raise DeviceError(f"the mesh {sizes} needs {fixed} devices, {devices} are there; make the mesh smaller")
     if free:
-        if len(devices) % fixed:
-            raise DeviceError(f"{len(devices)} devices do not split over the mesh {sizes}; say how large {free[0]} is")
-        sizes[free[0]] = len(devices) // fixed
-    shape = tuple(sizes.values())
-    chosen = devices[: math.prod(shape)]
-    # An axis of ours may be a part of one of the machine's: eight-fold data over a slice of 4×4 chips.
-    placed = mesh_utils.create_device_mesh(shape, chosen, allow_split_physical_axes=True)
-    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        if devices % fixed:
+            raise DeviceError(f"{devices} devices do not split over the mesh {sizes}; say how large {free[0]} is")
+        sizes[free[0]] = devices // fixed
+    return tuple(sizes.values())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Axis 0 over `data` and `fsdp`; all other axes whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh | AbstractMesh) -> None:
     """Checks that every device gets equally many examples of every microbatch.
 
     Raises:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from portrait_jax.typing import PyTree
 
@@ -39,7 +39,9 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rule] = RULES) -> PartitionSpec:
+def leaf_spec(
+    name: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh, rules: Sequence[Rule] = RULES
+) -> PartitionSpec:
     """The sharding of one leaf.
 
     Small leaves are replicated. A rule's axes that do not divide the leaf are left out. Without a rule (or with nothing
@@ -64,7 +66,7 @@ def leaf_spec(name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rul
     return PartitionSpec(*("fsdp" if axis == largest else None for axis in range(len(shape))))
 
 
-def shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule] = RULES) -> PyTree:
+def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Sequence[Rule] = RULES) -> PyTree:
     """A NamedSharding per leaf of a tree of arrays or shapes: parameters, or a whole train state.
 
     Optimizer moments and averages repeat the parameters' paths behind a prefix, so the same rules place them alike.

@@ -18,7 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from portrait_jax.errors import ConfigError, InputFileError, PortraitError, nearest
 from portrait_jax.progress import Bars
@@ -171,7 +171,7 @@ def run_once(init: Callable[[PRNGKeyArray], Params], key: PRNGKeyArray, placed: 
     return jax.jit(init, out_shardings=placed, compiler_options=options)(key)
 
 
-def state_shapes(task: Task, stage_name: str, mesh: Mesh) -> TrainState:
+def state_shapes(task: Task, stage_name: str, mesh: Mesh | AbstractMesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, with nothing computed: what a checkpoint is restored into."""
     stage: Stage = task.stages[stage_name]
     create = functools.partial(create_state, stage=stage, optimizer=make_optimizer(stage), rng=jax.random.key(0))

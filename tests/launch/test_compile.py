@@ -104,6 +104,32 @@ def test_a_training_step_is_compiled_from_its_config_alone(monkeypatch, tmp_path
     assert command.finish(command.found(request), None) == 1 and "does NOT fit" in capsys.readouterr().out
 
 
+def test_an_estimate_counts_state_gradients_and_what_the_backward_pass_keeps(tmp_path, capsys):
+    """Of a step without accumulation on two of four devices' batch axes: what the compiled one has as arguments and operations."""
+    config, file, mesh = tiny_prior.get_config(), tmp_path / "found.json", ["data=2", "fsdp=4"]
+    assert command.finish(command.estimate(config, "cpu:8", mesh), file) == 0
+    made, shown = json.loads(file.read_text()), capsys.readouterr().out
+    (compiled,) = command.found(command.Request(config, machine("cpu:8"), mesh))
+    memory = made["memory_gib"]
+    state = memory["trained, moments and average"] + memory["frozen"]
+    assert state == pytest.approx(compiled["arguments_gib"], rel=0.05)
+    assert memory["gradients"] == pytest.approx(compiled["parameters_per_chip_gib"]["trained"])
+    assert made["flops"] == pytest.approx(compiled["flops"], rel=0.01) and made["mesh"] == compiled["mesh"]
+    assert 0 < memory["kept for the backward pass"] < compiled["temporaries_gib"] * 2
+    assert sum(memory.values()) == pytest.approx(made["least_gib"]) and "may fit: at the least" in shown
+
+
+def test_an_estimate_of_a_large_slice_needs_neither_its_devices_nor_its_compiler():
+    config = tiny_prior.get_config()
+    config.train.batch_size = 64
+    (made,) = command.estimate(config, "v5p:4x4x4", ["fsdp=64"])
+    assert made["mesh"]["fsdp"] == 64 and made["memory_of_chip_gib"] == 95.0 and made["flops"] > 0
+    with pytest.raises(ConfigError, match="batch_size 64 does not split"):
+        command.estimate(config, "v5e:16x16", ["fsdp=256"])
+    with pytest.raises(ConfigError, match="give the slice's shape"):
+        command.estimate(config, "v5e:4xx", [])
+
+
 def test_the_batch_is_what_the_loader_gives():
     config, mesh = tiny.get_config("demo_stage1"), make_mesh(data=8)
     shapes = batch_shapes(config, 16, 3, mesh)
