@@ -28,6 +28,7 @@ def model() -> ConfigDict:
             "fps": 25.0,
             "autoencoder": {
                 "block_out_channels": (16, 32, 64), "layers_per_block": 1, "latent_channels": 8, "norm_groups": 8,
+                "shortcuts": True,
                 # 1 / the standard deviation of the trained latents (metric `latent_std` of demo_autoencoder).
                 "scaling_factor": 1.0,
             },

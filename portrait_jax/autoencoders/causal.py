@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from portrait_jax.autoencoders.kl import EPS, LOGVAR_RANGE
 from portrait_jax.errors import ConfigError, ShapeError
-from portrait_jax.nn.conv import RIGHT_BOTTOM, CausalConv, PointwiseConv
+from portrait_jax.nn.conv import RIGHT_BOTTOM, CausalConv, PointwiseConv, fold, unfold
 from portrait_jax.nn.norms import GroupNorm
 from portrait_jax.nn.resnet import Downsample, Upsample, nearest
 from portrait_jax.typing import Array, Float, PyTree
@@ -42,6 +42,9 @@ class CausalConfig:
     norm_groups: int = 32
     time_levels: int = 2
     """Levels, from the finest, that halve time too."""
+    shortcuts: bool = False
+    """Linear paths in space around every change of resolution and around both heads, as in `autoencoders.kl`: a small network
+    learns colours at once by them."""
     scaling_factor: float = 0.7
     """Diffusion sees latent · scaling_factor; `encode` and `decode` do not apply it."""
 
@@ -135,6 +138,7 @@ class Level(nn.Module):
     groups: int
     resize: str = ""
     over_time: bool = False
+    shortcuts: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -150,8 +154,13 @@ class Level(nn.Module):
         else:
             x = doubled(x) if self.over_time else x
             layer = Upsample(self.channels, self.dtype, name="upsamplers_0")
-        frames = layer(rearrange(x, "b f h w c -> (b f) h w c"))
-        return rearrange(frames, "(b f) h w c -> b f h w c", b=x.shape[0])
+        frames = rearrange(x, "b f h w c -> (b f) h w c")
+        out = layer(frames)
+        if self.shortcuts and self.resize == "down":
+            out += PointwiseConv(self.channels, self.dtype, name="shortcut")(fold(frames, 2))
+        elif self.shortcuts:
+            out += unfold(PointwiseConv(4 * self.channels, self.dtype, name="shortcut")(frames), 2)
+        return rearrange(out, "(b f) h w c -> b f h w c", b=x.shape[0])
 
 
 def halved(x: Video) -> Video:
@@ -167,6 +176,11 @@ def doubled(x: Video) -> Video:
     return jnp.concatenate([first, jnp.repeat(rest, 2, axis=1)], axis=1)
 
 
+def past_head(channels: int, dtype: Any, x: Video) -> Video:
+    """The linear path around norm and last convolution; called inside a compact method."""
+    return PointwiseConv(channels, dtype, axes=3, name="shortcut")(x)
+
+
 class Encoder(nn.Module):
     """A piece of a video to the moments of its latent."""
 
@@ -179,12 +193,13 @@ class Encoder(nn.Module):
         x = CausalConv(widths[0], self.dtype, name="conv_in")(x, cache)
         for i, width in enumerate(widths):
             resize, over_time = "down" if i + 1 < len(widths) else "", i < config.time_levels
-            level = Level(width, config.layers_per_block, config.norm_groups, resize, over_time, self.dtype,
+            level = Level(width, config.layers_per_block, config.norm_groups, resize, over_time, config.shortcuts, self.dtype,
                           name=f"down_blocks_{i}")  # fmt: skip
             x = level(x, cache)
         x = Level(widths[-1], 2, config.norm_groups, dtype=self.dtype, name="mid_block")(x, cache)
-        x = jax.nn.silu(GroupNorm(config.norm_groups, EPS, name="norm_out")(x))
-        return CausalConv(2 * config.latent_channels, self.dtype, name="conv_out")(x, cache)
+        hidden = jax.nn.silu(GroupNorm(config.norm_groups, EPS, name="norm_out")(x))
+        out = CausalConv(2 * config.latent_channels, self.dtype, name="conv_out")(hidden, cache)
+        return out + past_head(2 * config.latent_channels, self.dtype, x) if config.shortcuts else out
 
 
 class Decoder(nn.Module):
@@ -200,11 +215,12 @@ class Decoder(nn.Module):
         x = Level(widths[0], 2, config.norm_groups, dtype=self.dtype, name="mid_block")(x, cache, latent)
         for i, width in enumerate(widths):
             resize, over_time = "up" if i + 1 < len(widths) else "", i < config.time_levels
-            level = Level(width, config.layers_per_block + 1, config.norm_groups, resize, over_time, self.dtype,
+            level = Level(width, config.layers_per_block + 1, config.norm_groups, resize, over_time, config.shortcuts, self.dtype,
                           name=f"up_blocks_{i}")  # fmt: skip
             x = level(x, cache, latent)
-        x = jax.nn.silu(ConditionedNorm(config.norm_groups, self.dtype, name="norm_out")(x, latent))
-        return CausalConv(3, self.dtype, name="conv_out")(x, cache)
+        hidden = jax.nn.silu(ConditionedNorm(config.norm_groups, self.dtype, name="norm_out")(x, latent))
+        out = CausalConv(3, self.dtype, name="conv_out")(hidden, cache)
+        return out + past_head(3, self.dtype, x) if config.shortcuts else out
 
 
 class CausalAutoencoder(nn.Module):
