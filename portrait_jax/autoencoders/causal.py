@@ -177,8 +177,9 @@ def doubled(x: Video) -> Video:
 
 
 def past_head(channels: int, dtype: Any, x: Video) -> Video:
-    """The linear path around norm and last convolution; called inside a compact method."""
-    return PointwiseConv(channels, dtype, axes=3, name="shortcut")(x)
+    """The linear path around norm and last convolution, silent at first, for x is no longer of unit size there; called inside a
+    compact method."""
+    return PointwiseConv(channels, dtype, zero=True, axes=3, name="shortcut")(x)
 
 
 class Encoder(nn.Module):
