@@ -4,16 +4,14 @@
     python -m launch.prepare --config configs/prepare.py:synthetic --output runs/portraits
     python -m launch.train --config configs/hunyuan_portrait.py:demo_motion --config.data.path=runs/poses --workdir runs/hunyuan
     python -m launch.train --config configs/hunyuan_portrait.py:demo_attention --config.data.path=runs/poses --workdir runs/hunyuan
-    python -m launch.train --config configs/hunyuan_portrait.py:demo_stage1 --config.data.path=runs/poses --workdir runs/hunyuan
-    python -m launch.train --config configs/hunyuan_portrait.py:demo_stage2 --config.data.path=runs/portraits --workdir runs/hunyuan
+    python -m launch.train --config configs/hunyuan_portrait.py:demo_train --config.data.path=runs/portraits --workdir runs/hunyuan
     python -m launch.evaluate --config configs/hunyuan_portrait.py:demo --checkpoint runs/hunyuan --output runs/evaluation
 
 As the original starts from Stable Video Diffusion, the demo starts from the embedded landmark-driven model: its autoencoder, and
 the half over space of its denoiser. What differs from the paper for the sake of an hour on two cores: there is no DINOv2 and no
-face recogniser for cartoons, so small ones train with the rest; frames of the first stages lie far apart, so that few of them show
-much; the memory learns from landmarks with the motion encoders before it learns from pictures (`demo_motion`); and before pictures
-alone teach it (`demo_stage1`), the denoiser learns to read motion from the landmark-driven model that it was made of
-(`demo_attention`).
+face recogniser for cartoons, so small ones train with the rest; the memory learns from landmarks with the motion encoders before it
+learns from pictures (`demo_motion`); and before pictures alone teach it (`demo_train`), the denoiser learns to read motion from the
+landmark-driven model that it was made of, on frames that lie far apart, so that few of them show much (`demo_attention`).
 """
 
 from ml_collections import ConfigDict
@@ -144,7 +142,7 @@ def demo_attention(config: ConfigDict) -> None:
             "rename": OVER_SPACE,
             "allow_missing": (NEW,),
             "allow_unused": UNUSED,
-            "steps": 1400,
+            "steps": 1800,
             "batch_size": 4,
             "frames": 4,
             "lr": 1e-3,
@@ -162,33 +160,26 @@ def demo_attention(config: ConfigDict) -> None:
     )
 
 
-def demo_stage1(config: ConfigDict) -> None:
-    """The same by pictures alone."""
+def demo_train(config: ConfigDict) -> None:
+    """By pictures alone, as the paper trains, on windows of consecutive frames, as it is used."""
     demo_attention(config)
     del config.teacher
     config.loss = ConfigDict()
-    config.data.kind = "faces"
-    continued(config, "demo_attention", steps=400, lr=5e-4)
-
-
-def demo_stage2(config: ConfigDict) -> None:
-    """The same on windows of consecutive frames, as it is used."""
-    demo_stage1(config)
-    config.data.frame_stride = (1, 1)
-    continued(config, "demo_stage1", steps=200, batch_size=2, frames=12, lr=3e-4)
-
-
-def continued(config: ConfigDict, stage: str, **changes: object) -> None:
-    """Training goes on from an earlier stage."""
+    config.data.update({"kind": "faces", "frame_stride": (1, 1)})
     # Assigned, since `update` would keep the earlier stage's entries beside this one.
-    config.train.init_from = ConfigDict({"*": f"{{workdir}}/{stage}"})
+    config.train.init_from = ConfigDict({"*": "{workdir}/demo_attention"})
     config.train.rename = ConfigDict()
-    config.train.update({"allow_missing": (), "allow_unused": (), "warmup_steps": 20, **changes})
+    config.train.update(
+        {
+            "allow_missing": (),
+            "allow_unused": (),
+            "warmup_steps": 20,
+            "steps": 200,
+            "batch_size": 2,
+            "frames": 12,
+            "lr": 3e-4,
+        }
+    )
 
 
-STAGES = {
-    "demo_attention": demo_attention,
-    "demo_stage1": demo_stage1,
-    "demo_stage2": demo_stage2,
-    "demo": demo_stage2,
-}
+STAGES = {"demo_attention": demo_attention, "demo_train": demo_train, "demo": demo_train}

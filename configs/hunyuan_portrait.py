@@ -8,7 +8,7 @@ windows on a ring. The original's web demo guides by 2.5. The weights may not be
 `train` is the paper's training, of which the release has nothing, on Stable Video Diffusion and DINOv2; `no_memory`,
 `no_intensity`, `no_identity` and `no_adapter` are its ablations (table 2). The paper used 128 A100 for three days; nothing of this
 size has been trained here. That the step lowers for eight devices is tested from shapes. `motion` trains the motion encoders
-beforehand (`configs/hunyuan_motion.py`); `demo_motion`, `demo_stage1`, `demo_stage2` and `demo`, which animates, are at demo size
+beforehand (`configs/hunyuan_motion.py`); `demo_motion`, `demo_attention`, `demo_train` and `demo`, which animates, are at demo size
 (`configs/hunyuan_demo.py`).
 """
 

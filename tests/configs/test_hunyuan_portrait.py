@@ -120,14 +120,14 @@ def test_the_demo_starts_from_the_embedded_denoisers_half_over_space():
 
 
 def test_demo_stages_follow_each_other_and_the_last_one_animates():
-    names = ("demo_motion", "demo_attention", "demo_stage1", "demo_stage2", "demo")
-    motion, taught, first, second, last = (build(hunyuan_portrait.get_config(name)) for name in names)
-    assert taught.teacher and not any(each.teacher for each in (first, second, last))
+    names = ("demo_motion", "demo_attention", "demo_train", "demo")
+    motion, taught, first, last = (build(hunyuan_portrait.get_config(name)) for name in names)
+    assert taught.teacher and not any(each.teacher for each in (first, last))
     assert "control" in taught.batch_keys and "control" not in first.batch_keys
     assert (motion.expression_config, motion.head_pose_config) == (first.expression_config, first.head_pose_config)
-    assert motion.face_size == first.face_size and first.denoiser_config == second.denoiser_config
-    assert last.denoiser_config == second.denoiser_config and last.image_size == 128
-    trainable = first.stages["demo_stage1"].trainable
+    assert motion.face_size == first.face_size and first.denoiser_config == taught.denoiser_config
+    assert last.denoiser_config == first.denoiser_config and last.image_size == 128
+    trainable = first.stages["demo_train"].trainable
     assert not matches("head_pose/fc/kernel", trainable) and not matches("expression/fc/kernel", trainable)
     assert motion.memory_config == first.memory_config and matches("motion_memory/connector/latents", trainable)
     assert not matches("face_recogniser/bn1/running_mean", trainable)
