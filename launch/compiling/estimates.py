@@ -52,12 +52,17 @@ def estimated(config: ConfigDict, devices: int, sizes: dict[str, int], chip: Chi
 
     given = bare((own, merge(adversary, state.frozen), batch))
     kept = (counted(jax.eval_shape(pullback, *given)) - counted(given)).items()
+    # What has the shape of a parameter is that parameter in the type of the computation, and lies as it does.
+    spread = {leaf.shape: leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(state.trainable)}
     counted_flops = flops(jax.jit(jax.grad(loss)).trace(*given).jaxpr) * parts * stage.optimizer.accumulate
     memory = {
         "trained, moments and average": held((state.trainable, state.opt_state, state.ema)),
         "frozen": held(state.frozen),
         "gradients": held(state.trainable),
-        "kept for the backward pass": sum(n * math.prod(shape) * dtype.itemsize for (shape, dtype), n in kept) / GIB,
+        "kept for the backward pass": sum(
+            n * math.prod(spread.get(shape, shape)) * dtype.itemsize for (shape, dtype), n in kept
+        )
+        / GIB,
     }
     return {
         "fits": sum(memory.values()) <= chip.memory_gib,
