@@ -1,16 +1,18 @@
-"""Hallo3 at demo size: 64 pixels, clips of 17 frames, latents 5×16×16×8, on procedural people who talk before moving backgrounds.
+"""Hallo3 at demo size: 128 pixels, clips of 17 frames, latents 5×16×16×8, on procedural people who talk before moving backgrounds.
 
-How to train it: docs/hallo3.md. There is no base model to start from, so this differs from the paper, for the sake of an hour on
-two cores: both transformers train whole, the first stage makes base and identity at once, in the second the denoiser trains on
-beside the sound, and errors of mouths count more; the speech encoder and the face recogniser are small and trained here, the former
-on lips first (`demo_speech`); clips have no captions, so the prompt is always zeros.
+How to train it: docs/hallo3.md. There is no base model to start from but the embedded image autoencoder, which is inflated over
+time. So this differs from the paper, for the sake of an hour on two cores: both transformers train whole, the first stage makes
+base and identity at once, in the second the denoiser trains on beside the sound, and errors of mouths count more; the speech
+encoder and the face recogniser are small and trained here, the former on lips first (`demo_speech`); clips have no captions, so the
+prompt is always zeros.
 """
 
 from ml_collections import ConfigDict
 
+from configs import autoencoder as image_autoencoder
 from configs.hallo3_ablations import ABLATIONS
 
-PIXELS, FRAMES, MOTION = 64, 17, 2
+PIXELS, FRAMES, MOTION = 128, 17, 2
 AUTOENCODER, SPEECH, STAGE1, STAGE2 = "demo_autoencoder", "demo_speech", "demo_stage1", "demo_stage2"
 NAMES = (
     AUTOENCODER, SPEECH, STAGE1, STAGE2, "demo",
@@ -18,8 +20,13 @@ NAMES = (
 )  # fmt: skip
 
 
+SHARED = ("block_out_channels", "layers_per_block", "latent_channels", "norm_groups", "patch_size", "shortcuts")
+"""Sizes of the image autoencoder that the video autoencoder has too."""
+
+
 def model() -> ConfigDict:
-    """The published layout in small; 4× in space, so that an eye is more than a latent pixel."""
+    """The published layout in small."""
+    image = image_autoencoder.model()
     return ConfigDict(
         {
             "height": PIXELS,
@@ -27,10 +34,9 @@ def model() -> ConfigDict:
             "frames": FRAMES,
             "fps": 25.0,
             "autoencoder": {
-                "block_out_channels": (16, 32, 64), "layers_per_block": 1, "latent_channels": 8, "norm_groups": 8,
-                "shortcuts": True,
+                **{name: image[name] for name in SHARED},
                 # 1 / the standard deviation of the trained latents (metric `latent_std` of demo_autoencoder).
-                "scaling_factor": 1.0,
+                "scaling_factor": image.scaling_factor,
             },
             "text_encoder": {"vocabulary": 32, "width": 32, "layers": 1, "heads": 2, "head_dim": 16, "mlp": 32},
             # wav2vec 2.0 in small, trained from scratch: babble is no language that a published one has learnt.
@@ -81,12 +87,21 @@ def demo(config: ConfigDict, name: str) -> None:
 
 
 def autoencoder(config: ConfigDict) -> None:
-    """The video autoencoder from nothing, on clips of nine frames, decoded two latents at a time as in sampling."""
+    """The inflated autoencoder on clips of nine frames, decoded two latents at a time as in sampling."""
     config.task = "video_autoencoder"
-    config.loss = ConfigDict({"edges": 1.0, "kl": 1e-3})
+    config.loss = ConfigDict({"edges": 1.0, "kl": 1e-4})
     config.model.image_size = PIXELS
     config.data.update({"audio": False, "audio_margin": 0})
-    optimiser(config, trainable=("autoencoder/.*",), steps=600, batch_size=2, frames=9, lr=2e-3, weight_decay=0.0)
+    optimiser(
+        config,
+        trainable=("autoencoder/.*",),
+        init_from=ConfigDict({"autoencoder": "{workdir}/inflated"}),
+        steps=300,
+        batch_size=2,
+        frames=9,
+        lr=1e-3,
+        weight_decay=0.0,
+    )
     config.train.sample_every = 250
 
 

@@ -2,11 +2,13 @@
 
     python -m launch.convert import --layout sd15_unet --input FILES --output DIR
     python -m launch.convert export --layout sd15_unet --checkpoint DIR --output FILE
+    python -m launch.convert inflate --checkpoint FILE --output DIR
     python -m launch.convert inspect FILE_OR_FOLDER
 
 `import` writes DIR/params.safetensors, which `train.init_from` reads; `export` reads such a folder or file, or a training's
-workdir. FILES are files, indices of shards, folders, or hub:org/name; SUBNET=FILE says what a file is for. Tensor by tensor:
-memory stays at about twice the largest one. Layouts and more: docs/convert.md.
+workdir. `inflate` makes a video autoencoder of the image autoencoder in one. FILES are files, indices of shards, folders, or
+hub:org/name; SUBNET=FILE says what a file is for. Tensor by tensor: memory stays at about twice the largest one. Layouts and more:
+docs/convert.md.
 """
 
 from __future__ import annotations
@@ -21,17 +23,21 @@ from ml_collections import config_flags
 
 from launch import cli
 from portrait_jax import systems
-from portrait_jax.errors import ConfigError, listed, nearest
+from portrait_jax.autoencoders.inflate import inflated
+from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
 from portrait_jax.interchange import export_checkpoint, import_checkpoint, inspect, layouts, resolve
 from portrait_jax.interchange.convert import Done
+from portrait_jax.training.params import FILE, load_params, save_params
 
 CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Sizes for `import`: a system's config; default the published."
 )
 LAYOUT = flags.DEFINE_list("layout", [], "Layouts by name, separated by commas; `inspect` names a file's.")
 INPUT = flags.DEFINE_multi_string("input", [], "Published files or folders, or hub:org/name; SUBNET=FILE where needed.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "What to export: an import's folder, a file, or a workdir.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder of an import; file, or folder, of an export.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "What to export or inflate: an import's folder, a file, or a workdir."
+)
+OUTPUT = flags.DEFINE_string("output", None, "Folder of an import or inflation; file, or folder, of an export.")
 SUBNET = flags.DEFINE_string("subnet", None, "Another name for the layout's one sub-network, e.g. reference.")
 DTYPE = flags.DEFINE_string("dtype", "", "float32, float16 or bfloat16; default as it is.")
 SHARD_GB = flags.DEFINE_float("shard_gb", 0, "Cut exports into files of at most this many gigabytes.", lower_bound=0)
@@ -94,7 +100,24 @@ def inspect_(files: Sequence[str]) -> None:
         print(inspect(resolve(text)))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"import": import_, "export": export, "inspect": inspect_}
+def inflate(files: Sequence[str]) -> None:
+    """Sub-network `autoencoder` of any checkpoint, an image autoencoder → DIR/params.safetensors, one of videos."""
+    if files or not CHECKPOINT.value or not OUTPUT.value:
+        raise ConfigError("give --checkpoint FILE and --output DIR; see --help")
+    params, info = load_params(CHECKPOINT.value)
+    if "autoencoder" not in params:
+        raise CheckpointError(f"{CHECKPOINT.value} has no autoencoder; it has {listed(params)}")
+    file = cli.output_folder("output", OUTPUT.value) / FILE
+    save_params(file, {"autoencoder": inflated(params["autoencoder"])}, {**info, "inflated": True})
+    print(f"inflated autoencoder\n  {file}")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "import": import_,
+    "export": export,
+    "inflate": inflate,
+    "inspect": inspect_,
+}
 
 
 def need_layout() -> None:

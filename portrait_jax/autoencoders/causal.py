@@ -42,6 +42,8 @@ class CausalConfig:
     norm_groups: int = 32
     time_levels: int = 2
     """Levels, from the finest, that halve time too."""
+    patch_size: int = 1
+    """Pixels per side that are folded into channels, see `autoencoders.kl`."""
     shortcuts: bool = False
     """Linear paths in space around every change of resolution and around both heads, as in `autoencoders.kl`: a small network
     learns colours at once by them."""
@@ -55,7 +57,7 @@ class CausalConfig:
     @property
     def stride(self) -> int:
         """Pixels per latent pixel."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return self.patch_size * 2 ** (len(self.block_out_channels) - 1)
 
     @property
     def time_stride(self) -> int:
@@ -163,6 +165,14 @@ class Level(nn.Module):
         return rearrange(out, "(b f) h w c -> b f h w c", b=x.shape[0])
 
 
+def by_frame(change: Callable[[Array, int], Array], x: Video, size: int) -> Video:
+    """`nn.conv.fold` or `unfold` of every frame."""
+    if size == 1:
+        return x
+    frames = change(rearrange(x, "b f h w c -> (b f) h w c"), size)
+    return rearrange(frames, "(b f) h w c -> b f h w c", b=x.shape[0])
+
+
 def halved(x: Video) -> Video:
     """Means of neighbouring frames; of an odd number the first stays."""
     first, rest = x[:, : x.shape[1] % 2], x[:, x.shape[1] % 2 :]
@@ -220,8 +230,9 @@ class Decoder(nn.Module):
                           name=f"up_blocks_{i}")  # fmt: skip
             x = level(x, cache, latent)
         hidden = jax.nn.silu(ConditionedNorm(config.norm_groups, self.dtype, name="norm_out")(x, latent))
-        out = CausalConv(3, self.dtype, name="conv_out")(hidden, cache)
-        return out + past_head(3, self.dtype, x) if config.shortcuts else out
+        channels = 3 * config.patch_size**2
+        out = CausalConv(channels, self.dtype, name="conv_out")(hidden, cache)
+        return out + past_head(channels, self.dtype, x) if config.shortcuts else out
 
 
 class CausalAutoencoder(nn.Module):
@@ -247,13 +258,14 @@ class CausalAutoencoder(nn.Module):
         cache, stride = dict(cache), self.config.stride
         if video_pm1.shape[2] % stride or video_pm1.shape[3] % stride:
             raise ShapeError(f"a video of {video_pm1.shape[2:4]} pixels is no multiple of {stride}; resize or pad it")
-        mean, logvar = jnp.split(self.encoder(video_pm1, cache).astype(jnp.float32), 2, axis=-1)
+        folded = by_frame(fold, video_pm1, self.config.patch_size)
+        mean, logvar = jnp.split(self.encoder(folded, cache).astype(jnp.float32), 2, axis=-1)
         return (mean, jnp.clip(logvar, *LOGVAR_RANGE)), cache
 
     def decode_piece(self, latent: Latent, cache: Cache) -> tuple[Float[Array, "b f h w 3"], Cache]:
         """The frames of a piece, and the cache for the next."""
         cache = dict(cache)
-        return self.decoder(latent, cache).astype(jnp.float32), cache
+        return by_frame(unfold, self.decoder(latent, cache), self.config.patch_size).astype(jnp.float32), cache
 
     def __call__(self, video_pm1: Float[Array, "b f h w 3"]) -> Float[Array, "b f h w 3"]:
         """Reconstruction through the mean; also the method to initialise with, since it visits every parameter."""
