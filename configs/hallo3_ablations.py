@@ -5,8 +5,8 @@
     python -m launch.evaluate --config configs/hallo3.py:ablation_audio_adaln --analysis sound \\
         --checkpoint runs/ablations/ablation_audio_adaln_stage2 --output runs/ablations/audio_adaln
 
-and alike for every other name, after `demo_autoencoder` in the same workdir. `full` is the release's choice in all three tables.
-The same keys change the published size (`--config.model.audio_by=adaln`).
+and alike for every other name, after `demo_autoencoder` and `demo_speech` in the same workdir. `full` is the release's choice in
+all three tables. The same keys change the published size (`--config.model.audio_by=adaln`).
 """
 
 ABLATIONS: dict[str, dict[str, object]] = {

@@ -9,9 +9,11 @@
 
 As the original starts from Stable Video Diffusion, the demo starts from the embedded landmark-driven model: its autoencoder, and
 the half over space of its denoiser. What differs from the paper for the sake of an hour on two cores: there is no DINOv2 and no
-face recogniser for cartoons, so small ones train with the rest; the memory learns from landmarks with the motion encoders before it
-learns from pictures (`demo_motion`); and before pictures alone teach it (`demo_train`), the denoiser learns to read motion from the
-landmark-driven model that it was made of, on frames that lie far apart, so that few of them show much (`demo_attention`).
+face recogniser for cartoons, so small ones train with the rest; tokens are told no angles (the network of the angles trains all the
+same, for whoever sets `portrait.head_pose`) and motion attention starts silent; the memory learns from landmarks with the motion
+encoders before it learns from pictures (`demo_motion`); and before pictures alone teach it (`demo_train`), the denoiser learns to
+read motion from the landmark-driven model that it was made of, on frames that lie far apart, so that few of them show much
+(`demo_attention`).
 """
 
 from ml_collections import ConfigDict
@@ -69,8 +71,8 @@ def small(config: ConfigDict) -> None:
             "encoder_size": 64,
             # The embedded denoiser has seen the portrait's latents scaled.
             "scaled_portrait": True,
-            # Angles in degrees beside features of size one drown these, and a denoiser that has yet to learn what either means; the
-            # expression tells how a head is turned, as in the paper.
+            # Angles in degrees beside features of size one drown these, and a denoiser that has yet to learn what either means.
+            # The expression's feature tells how a head is turned, too.
             "head_pose": False,
             "motion_start": "silent",
         }

@@ -17,7 +17,7 @@ from portrait_jax.target import compiling_for
 
 
 def estimate(config: ConfigDict, topology: str, mesh: Sequence[str]) -> list[dict[str, Any]]:
-    """What a training step needs at the least, see `estimates.estimated`."""
+    """About what a training step needs, see `estimates.estimated`."""
     chip, devices = chip_of(topology), chips_of(topology)
     with compiling_for(chip.platform):
         told = estimates.estimated(config, devices, mesh_sizes(config, mesh), chip)
@@ -75,7 +75,7 @@ def mesh_sizes(config: ConfigDict, given: Sequence[str]) -> dict[str, int]:
 def finish(made: list[dict[str, Any]], output: Path | None) -> int:
     """Prints and writes what was found; returns the status: 1 if nothing fits."""
     for each in made:
-        print(*(report.estimate_lines if "least_gib" in each else report.lines)(each), sep="\n")
+        print(*(report.estimate_lines if each["program"] == "estimate" else report.lines)(each), sep="\n")
     if output is not None:
         report.write(output, made[0] if len(made) == 1 else {"schema": report.SCHEMA, "tried": made})
     return 0 if any(each["fits"] for each in made) else 1

@@ -1,9 +1,10 @@
-"""What a training step needs at the least, from its trace alone: minutes where a compiler takes hours, and no compiler at all."""
+"""About what a training step needs, from its trace alone: minutes where a compiler takes hours, and no compiler at all."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,11 +24,12 @@ from portrait_jax.typing import PyTree
 
 
 def estimated(config: ConfigDict, devices: int, sizes: dict[str, int], chip: Chip) -> dict[str, Any]:
-    """Memory of a chip and operations, in the form of `report.compiled`.
+    """Memory of a chip in GiB, and operations.
 
-    The state lies by the sharding rules; a gradient as what it is of. What the backward pass keeps is what a pullback of one
-    device's examples closes over beside parameters, as if `tensor` and `sequence` did not share it out. On top come the arrays of
-    the layer that is being computed, its gathered parameters, and what the compiler copies.
+    The state lies by the sharding rules, exactly; it `fits` if this alone does. A gradient lies as what it is of. What the backward
+    pass keeps is what a pullback of one device's examples closes over beside parameters, as if `tensor` and `sequence` did not
+    share it out; a compiler may keep less, and gradients grow as it is given up. On top come the arrays of the layer that is
+    computed, its gathered parameters, and the compiler's copies. Of an adversary the state and gradients count, its loss does not.
 
     Raises:
         ConfigError: for a stage without training, or a batch that the mesh does not divide.
@@ -47,33 +49,44 @@ def estimated(config: ConfigDict, devices: int, sizes: dict[str, int], chip: Chi
     def loss(own: PyTree, rest: PyTree, batch: PyTree) -> Any:
         return task.loss(merge(own, rest), batch, jax.random.key(0), config.stage)[0]
 
-    def pullback(own: PyTree, rest: PyTree, batch: PyTree) -> PyTree:
-        return jax.vjp(lambda own: loss(own, rest, batch), own)[1]
-
     given = bare((own, merge(adversary, state.frozen), batch))
-    kept = (counted(jax.eval_shape(pullback, *given)) - counted(given)).items()
     # What has the shape of a parameter is that parameter in the type of the computation, and lies as it does.
-    spread = {leaf.shape: leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(state.trainable)}
+    parameters = jax.tree.leaves((state.trainable, state.frozen))
+    spread = {leaf.shape: leaf.sharding.shard_shape(leaf.shape) for leaf in parameters}
     counted_flops = flops(jax.jit(jax.grad(loss)).trace(*given).jaxpr) * parts * stage.optimizer.accumulate
     memory = {
         "trained, moments and average": held((state.trainable, state.opt_state, state.ema)),
         "frozen": held(state.frozen),
         "gradients": held(state.trainable),
-        "kept for the backward pass": sum(
-            n * math.prod(spread.get(shape, shape)) * dtype.itemsize for (shape, dtype), n in kept
-        )
-        / GIB,
+        "kept for the backward pass": kept(loss, given, spread) / GIB,
     }
+    total = sum(memory.values())
     return {
-        "fits": sum(memory.values()) <= chip.memory_gib,
+        "program": "estimate",
+        "fits": total - memory["gradients"] - memory["kept for the backward pass"] <= chip.memory_gib,
         "flops": counted_flops,
         "flops_per_chip": counted_flops / devices,
-        "least_gib": sum(memory.values()),
+        "about_gib": total,
         "memory_gib": memory,
         "memory_of_chip_gib": chip.memory_gib,
         "mesh": dict(mesh.shape),
         "batch": stage.batch_size,
     }
+
+
+def kept(loss: Callable[..., Any], given: tuple, spread: dict[tuple[int, ...], tuple[int, ...]]) -> int:
+    """Bytes that the pullback of `loss` by the first of `given` closes over beside all of these.
+
+    Args:
+        given: shapes of the arguments.
+        spread: shapes of which a device holds a part → the shape of the part.
+    """
+
+    def pullback(own: PyTree, *rest: PyTree) -> PyTree:
+        return jax.vjp(lambda own: loss(own, *rest), own)[1]
+
+    more = counted(jax.eval_shape(pullback, *given)) - counted(given)
+    return sum(n * math.prod(spread.get(shape, shape)) * dtype.itemsize for (shape, dtype), n in more.items())
 
 
 def bare(tree: PyTree) -> PyTree:

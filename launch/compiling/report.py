@@ -141,12 +141,13 @@ def lines(made: dict[str, Any]) -> list[str]:
 
 
 def estimate_lines(made: dict[str, Any]) -> list[str]:
-    """The same of an estimate."""
+    """What `estimates.estimated` found, for a person."""
     mesh = " ".join(f"{axis}={size}" for axis, size in made["mesh"].items())
-    word = "may fit" if made["fits"] else "does NOT fit"
+    word = "may fit" if made["about_gib"] <= made["memory_of_chip_gib"] else "will hardly fit"
+    word = word if made["fits"] else "does NOT fit, its state alone"
     return [
         f"{made['config']} train on {made['topology']} ({made['chip']}), {mesh}, batch {made['batch']}: nothing was compiled",
-        f"  {word}: at the least {amount(made['least_gib'] * GIB)} of {made['memory_of_chip_gib']} GiB per chip",
+        f"  {word}: about {amount(made['about_gib'] * GIB)} of {made['memory_of_chip_gib']} GiB per chip",
         *(f"  {amount(size * GIB)}  {name}" for name, size in made["memory_gib"].items()),
         f"  {made['flops'] / 1e12:.4g} TFLOP, {made['flops_per_chip'] / 1e12:.4g} per chip",
     ]

@@ -46,14 +46,14 @@ def copied_from_base(params: PyTree) -> PyTree:
     return traverse_util.unflatten_dict(flat)
 
 
-def silent(params: PyTree) -> PyTree:
+def silenced(params: PyTree) -> PyTree:
     """`params` with values of the motion that are zero: a backbone that has learnt nothing of motion tokens is not disturbed by
-    them, where copies would say what is meant for another kind of token."""
+    them, where copies would say what is meant for another kind of token. Keys stay as they are: they say nothing by themselves."""
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict(
         {path: jnp.zeros_like(leaf) if "to_v_ip_0" in path else leaf for path, leaf in flat.items()}
     )
 
 
-STARTS = MappingProxyType({"copied": copied_from_base, "silent": silent})
+STARTS = MappingProxyType({"copied": copied_from_base, "silent": silenced})
 """What a fresh backbone's motion attention begins with."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -296,7 +297,8 @@ class Animator:
         return self._compiled[size]
 
     def _decode_all(self, latents: np.ndarray, group: int, shown: slice = slice(None)) -> np.ndarray:
-        """`decoding.decoded` by the system; of a temporal decoder each device has a group of its own."""
-        groups = self.placing.parts if getattr(self.system, "temporal_decoder", False) else 1
+        """`decoding.decoded` by the system; of a temporal decoder each device has a clip or a group of its own."""
+        parts, together = self.placing.parts, getattr(self.system, "temporal_decoder", False)
+        groups = parts // math.gcd(parts, len(latents)) if together else 1
         decode, side = partial(self._decode, self._placed), self.system.image_size
         return decoding.decoded(decode, latents, side, group, groups, shown, self.placing)

@@ -45,8 +45,8 @@ class CausalConfig:
     patch_size: int = 1
     """Pixels per side that are folded into channels, see `autoencoders.kl`."""
     shortcuts: bool = False
-    """Linear paths in space around every change of resolution and around both heads, as in `autoencoders.kl`: a small network
-    learns colours at once by them."""
+    """Linear paths in space around every change of resolution and around both heads, as in `autoencoders.kl`, but that those around
+    the heads start at zero."""
     scaling_factor: float = 0.7
     """Diffusion sees latent · scaling_factor; `encode` and `decode` do not apply it."""
 
@@ -150,19 +150,22 @@ class Level(nn.Module):
             x = block(x, cache, latent)
         if not self.resize:
             return x
-        if self.resize == "down":
-            x = halved(x) if self.over_time else x
-            layer = Downsample(self.channels, RIGHT_BOTTOM, self.dtype, name="downsamplers_0")
-        else:
-            x = doubled(x) if self.over_time else x
-            layer = Upsample(self.channels, self.dtype, name="upsamplers_0")
-        frames = rearrange(x, "b f h w c -> (b f) h w c")
-        out = layer(frames)
-        if self.shortcuts and self.resize == "down":
-            out += PointwiseConv(self.channels, self.dtype, name="shortcut")(fold(frames, 2))
-        elif self.shortcuts:
-            out += unfold(PointwiseConv(4 * self.channels, self.dtype, name="shortcut")(frames), 2)
+        down = self.resize == "down"
+        if self.over_time:
+            x = halved(x) if down else doubled(x)
+        out = (self._halved if down else self._doubled)(rearrange(x, "b f h w c -> (b f) h w c"))
         return rearrange(out, "(b f) h w c -> b f h w c", b=x.shape[0])
+
+    def _halved(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 out"]:
+        out = Downsample(self.channels, RIGHT_BOTTOM, self.dtype, name="downsamplers_0")(x)
+        return out + self._shortcut(self.channels, fold(x, 2)) if self.shortcuts else out
+
+    def _doubled(self, x: Float[Array, "n h w c"]) -> Float[Array, "n h2 w2 out"]:
+        out = Upsample(self.channels, self.dtype, name="upsamplers_0")(x)
+        return out + unfold(self._shortcut(4 * self.channels, x), 2) if self.shortcuts else out
+
+    def _shortcut(self, channels: int, x: Float[Array, "n h w c"]) -> Float[Array, "n h w out"]:
+        return PointwiseConv(channels, self.dtype, name="shortcut")(x)
 
 
 def by_frame(change: Callable[[Array, int], Array], x: Video, size: int) -> Video:

@@ -21,7 +21,7 @@ from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.nn.attention import attention, split_heads
 from portrait_jax.nn.embeddings import TimestepEmbedding, rotary_angles, rotate, timestep_embedding
 from portrait_jax.nn.feedforward import FeedForward
-from portrait_jax.nn.layers import check_remat, scanned
+from portrait_jax.nn.layers import POLICIES, check_remat, scanned
 from portrait_jax.nn.norms import LayerNorm
 from portrait_jax.nn.slots import Site, Slot, apply_slots
 from portrait_jax.sharding.activations import tokens_apart
@@ -311,6 +311,6 @@ def remember(
         own, tokens = inputs
         return None, layer.apply({"params": own}, tokens, method="remember")
 
-    # Norms keep their inputs in float32, once more for every layer.
-    run = one if config.remat == "none" else jax.checkpoint(one, prevent_cse=False)
+    # Otherwise the backward pass keeps every layer's keys, before their norm, in float32.
+    run = one if config.remat == "none" else jax.checkpoint(one, prevent_cse=False, policy=POLICIES[config.remat])
     return jax.lax.scan(run, None, (params["transformer_blocks"]["attn1"], features))[1]

@@ -104,6 +104,12 @@ class FaceMotionTask:
         return {"expression": ResNet(self.expression_config), "head_pose": ResNet(self.head_pose_config)}
 
     @property
+    def memory(self) -> MotionMemory:
+        """What makes tokens of features; there must be a `memory_config`."""
+        assert self.memory_config is not None
+        return MotionMemory(self.memory_config)
+
+    @property
     def landmark_reader(self) -> nn.Dense:
         """How features, or tokens, differ → how landmarks do (`training.faces.motion_reading`)."""
         return nn.Dense(2 * NUM_LANDMARKS, use_bias=False)
@@ -118,10 +124,10 @@ class FaceMotionTask:
             feature, level = jnp.zeros((1, 1, self.expression_config.width)), jnp.zeros((1, 1), jnp.int32)
             made["landmark_reader"] = self.landmark_reader.init(keys[3], feature)["params"]
             if self.memory_config is not None:
-                keys = jax.random.split(jax.random.fold_in(rng, 1))
-                memory = MotionMemory(self.memory_config).init_with_output(keys[0], feature[:, :, None], level, level)
-                made["motion_memory"] = memory[1]["params"]
-                made["token_reader"] = self.landmark_reader.init(keys[1], flat(memory[0]))["params"]
+                own, other = jax.random.split(jax.random.fold_in(rng, 1))
+                tokens, memory = self.memory.init_with_output(own, feature[:, :, None], level, level)
+                made["motion_memory"] = memory["params"]
+                made["token_reader"] = self.landmark_reader.init(other, flat(tokens))["params"]
         return made
 
     def loss(
@@ -178,8 +184,8 @@ class FaceMotionTask:
         """All numbers of the tokens that the memory makes of each feature; what they lack the features are not blamed for."""
         found = aligned.levels(aligned.five(batch["landmarks"]))
         levels = (jnp.broadcast_to(level[:, :1], feature.shape[:2]) for level in found)
-        memory, given = MotionMemory(self.memory_config), jax.lax.stop_gradient(feature)[:, :, None]
-        return flat(memory.apply({"params": params["motion_memory"]}, given, *levels))
+        given = jax.lax.stop_gradient(feature)[:, :, None]
+        return flat(self.memory.apply({"params": params["motion_memory"]}, given, *levels))
 
     def _redrawing(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Array, Array, Array]:
         """What is told of the driving faces, the reference faces, and the driving faces as they are."""

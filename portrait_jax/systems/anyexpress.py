@@ -40,7 +40,7 @@ from portrait_jax.nn.temporal import TemporalConfig
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.anyexpress_loss import diffusion_loss, lips
 from portrait_jax.systems.anyexpress_settings import CONTROLS, Behaviour, LossConfig, check_sizes
-from portrait_jax.systems.diffusing import LatentDiffusion
+from portrait_jax.systems.diffusing import LatentDiffusion, weighted
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.systems.landmark_teacher import check_teacher
 from portrait_jax.systems.system import SamplingConfig
@@ -378,16 +378,10 @@ class AnyExpress(LatentDiffusion):
         `lips`.
         """
         chosen, keys = self.loss_config, tuple(jax.random.split(rng, 5))
-        loss, metrics = jnp.zeros(()), {}
-        if chosen.diffusion:
-            found = diffusion_loss(self, params, batch, keys)
-            plain = found.pop("plain")
-            metrics = {**found, "diffusion": plain}
-            loss = sum((getattr(chosen, name) * error for name, error in found.items()), loss)
+        found = diffusion_loss(self, params, batch, keys) if chosen.diffusion else {}
         if chosen.lips:
-            metrics["lips"] = lips(self, params, batch)
-            loss += chosen.lips * metrics["lips"]
-        return loss, metrics
+            found["lips"] = lips(self, params, batch)
+        return weighted(chosen, found)
 
     def windows_of(self, params: Params, samples: Float[Array, "b t"], frames: int) -> Float[Array, "b f win layers d"]:
         """Hidden states around each frame of training clips, see `encoders.speech.heard_windows`."""

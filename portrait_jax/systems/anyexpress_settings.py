@@ -52,6 +52,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.teacher and not self.mouth:
             raise ConfigError("loss.teacher weighs mouths as the diffusion loss does; set loss.mouth too")
+        if not self.diffusion and (self.mouth or not self.lips):
+            raise ConfigError("loss.diffusion 0 leaves nothing to learn but loss.lips; set that alone")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -96,6 +97,16 @@ class LatentDiffusion:
         return jnp.concatenate(
             [decode_tiled(decode, clip, chosen.decode_tile, chosen.decode_overlap) for clip in clips], axis=1
         )
+
+
+def weighted(
+    weights: Any, found: Mapping[str, Float[Array, ""]]
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """A loss of named terms, each times the field of `weights` of its name, and the metrics: `plain` is what is shown in the place
+    of `diffusion`, which has weights of its own in it."""
+    terms = {name: error for name, error in found.items() if name != "plain"}
+    loss = sum((getattr(weights, name) * error for name, error in terms.items()), jnp.zeros(()))
+    return loss, {**terms, **({"diffusion": found["plain"]} if "plain" in found else {})}
 
 
 class Noised(NamedTuple):

@@ -25,6 +25,7 @@ from portrait_jax.diffusion.solvers import Index
 from portrait_jax.encoders.speech import heard_windows
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.continued import sample_continued
+from portrait_jax.systems.diffusing import weighted
 from portrait_jax.systems.hallo3_loss import clip_loss, lips
 from portrait_jax.systems.hallo3_networks import Hallo3Networks
 from portrait_jax.systems.system import cache_of, guidance_of
@@ -274,11 +275,8 @@ class Hallo3(Hallo3Networks):
         system's get black bars. What is said once more of `text` and `face`: `prompt`, `identity`. `landmarks` "b f 478 d", pixels,
         where the loss looks at mouths. Metrics: `diffusion`, unweighted, and `lips`.
         """
-        chosen, found = self.loss_config, {}
-        if chosen.diffusion:
-            found |= clip_loss(self, params, batch, rng)
+        chosen = self.loss_config
+        found = clip_loss(self, params, batch, rng) if chosen.diffusion else {}
         if chosen.lips:
             found["lips"] = lips(self, params, batch)
-        plain = found.pop("plain", None)
-        loss = sum((getattr(chosen, name) * error for name, error in found.items()), jnp.zeros(()))
-        return loss, found if plain is None else {**found, "diffusion": plain}
+        return weighted(chosen, found)

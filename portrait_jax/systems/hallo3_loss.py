@@ -12,6 +12,7 @@ from einops import rearrange
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.prediction import training_target
 from portrait_jax.diffusion.schedule import add_noise, signal_noise
+from portrait_jax.errors import ShapeError
 from portrait_jax.training.lips import lip_loss, mouth_weights
 from portrait_jax.typing import Array, Float, Int, Params, PRNGKeyArray
 
@@ -30,7 +31,10 @@ def squared_errors(
 
 
 def clip_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> dict[str, Float[Array, ""]]:
-    """The mean error as `plain`; as `diffusion` the same with that of mouths counted `loss.mouth` times more."""
+    """The mean error as `plain`; as `diffusion` the same with that of mouths counted `loss.mouth` times more.
+
+    Raises ShapeError for smaller frames than the system's where mouths count more.
+    """
     chosen, keys = system.loss_config, jax.random.split(rng, 12)
     video, image = system.picture(batch["frames"]), system.picture(batch["reference"])
     clips, frames = video.shape[:2]
@@ -59,7 +63,9 @@ def clip_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> d
     squares = squared_errors(system, params, latents, jax.random.normal(keys[11], latents.shape), timestep, told)
     if not chosen.mouth:
         return {"plain": squares.mean(), "diffusion": squares.mean()}
-    weights = latent_mouths(batch["landmarks"], batch["frames"].shape[2], squares.shape[1:3], chosen.mouth)
+    if batch["frames"].shape[2:4] != video.shape[2:4]:
+        raise ShapeError("loss.mouth does not know where black bars moved the mouth; give frames of the system's size")
+    weights = latent_mouths(batch["landmarks"], video.shape[2], squares.shape[1:3], chosen.mouth)
     return {"plain": squares.mean(), "diffusion": (weights * squares).mean()}
 
 

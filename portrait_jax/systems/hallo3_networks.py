@@ -63,6 +63,10 @@ class LossConfig:
     lips: float = 0.0
     """Weight of `training.lips.lip_loss`, for that warm-up."""
 
+    def __post_init__(self) -> None:
+        if not self.diffusion and (self.mouth or not self.lips):
+            raise ConfigError("loss.diffusion 0 leaves nothing to learn but loss.lips; set that alone")
+
 
 @dataclass(frozen=True, eq=False)
 class Hallo3Networks:
@@ -196,7 +200,7 @@ class Hallo3Networks:
 
     @property
     def reference(self) -> CogVideoX:
-        """The same transformer without what is plugged in."""
+        """The same transformer without what is plugged in; computed anew in the backward pass as that is."""
         return CogVideoX(self.denoiser_config, dtype=self.dtype)
 
     @property

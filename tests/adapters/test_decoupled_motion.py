@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from portrait_jax.adapters.decoupled_motion import copied_from_base, decoupled_motion_slots, silent
+from portrait_jax.adapters.decoupled_motion import copied_from_base, decoupled_motion_slots, silenced
 from portrait_jax.backbones.svd_unet import SVDUNet, SVDUNetConfig
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.training.state import flatten
@@ -49,12 +49,12 @@ def test_no_motion_is_no_second_attention_and_zero_motion_adds_nothing(params):
 
 
 def test_a_silent_start_says_nothing_whatever_the_motion():
-    silenced = silent(random_params(module(), X, TIME, Conditioning(motion=MOTION))["params"])
-    values = [leaf for path, leaf in flatten(silenced).items() if "to_v_ip_0" in path]
+    muted = silenced(random_params(module(), X, TIME, Conditioning(motion=MOTION))["params"])
+    values = [leaf for path, leaf in flatten(muted).items() if "to_v_ip_0" in path]
     assert len(values) > 2 and not any(np.any(leaf) for leaf in values)
-    assert all(np.any(leaf) for path, leaf in flatten(silenced).items() if "to_k_ip_0" in path)
+    assert all(np.any(leaf) for path, leaf in flatten(muted).items() if "to_k_ip_0" in path)
     run = jax.jit(module().apply)
-    one, other = (run({"params": silenced}, X, TIME, Conditioning(motion=motion)) for motion in (MOTION, -MOTION))
+    one, other = (run({"params": muted}, X, TIME, Conditioning(motion=motion)) for motion in (MOTION, -MOTION))
     np.testing.assert_array_equal(one, other)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -111,6 +112,21 @@ def test_frames_to_decode_lie_over_all_devices(alone):
         compiled = jax.jit(shared.system.decode).lower(shared._placed, shared.placing.items(latents)).compile()
     single = jax.jit(alone.system.decode).lower(alone._placed, latents).compile()
     assert compiled.cost_analysis()["flops"] < 0.3 * single.cost_analysis()["flops"]
+
+
+def test_of_a_temporal_decoder_each_device_has_a_clip_or_a_group_of_its_own(alone, monkeypatch):
+    monkeypatch.setattr(FollowYourEmoji, "temporal_decoder", True, raising=False)
+    shared, shapes = make(alone.params, mesh={"data": 2, "fsdp": 2}), []
+
+    def decode(params, latents):
+        shapes.append(latents.shape[:2])
+        return jnp.zeros((*latents.shape[:2], tiny.SIZE, tiny.SIZE, 3))
+
+    shared.__dict__["_decode"] = decode
+    for clips in (1, 2, 3, 4):
+        latents = np.zeros((clips, 6, *alone.system.latent_shape()), np.float32)
+        assert shared._decode_all(latents, 3).shape == (clips, 6, tiny.SIZE, tiny.SIZE, 3)
+    assert shapes == [(4, 3), (4, 3), (12, 3), (4, 3), (4, 3)]
 
 
 def test_the_record_names_the_mesh_where_there_is_one(alone, shared, tmp_path):

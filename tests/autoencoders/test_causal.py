@@ -30,6 +30,13 @@ def test_shortcuts_alone_are_a_linear_map_of_each_frame_to_latents_and_back():
     assert np.abs(changed[:, 3:] - one[:, 3:]).max(axis=(0, 2, 3, 4)).min() > 1e-4
 
 
+def test_those_around_the_heads_start_at_zero():
+    module = CausalAutoencoder(CausalConfig(**SIZES, shortcuts=True))
+    params = flatten(jax.jit(module.init)(jax.random.key(0), VIDEO[0])["params"])
+    zero = {name for name, leaf in params.items() if name.endswith("shortcut/kernel") and not np.any(leaf)}
+    assert zero == {"encoder/shortcut/kernel", "decoder/shortcut/kernel"}
+
+
 def test_the_published_layout_has_none():
     plain, short = (
         set(flatten(tree_of(CausalAutoencoder(CausalConfig(**SIZES, shortcuts=shortcuts)), VIDEO[0])))

@@ -129,6 +129,7 @@ def test_demo_stages_follow_each_other_and_the_last_one_animates():
     assert last.denoiser_config == first.denoiser_config and last.image_size == 128
     trainable = first.stages["demo_train"].trainable
     assert not matches("head_pose/fc/kernel", trainable) and not matches("expression/fc/kernel", trainable)
+    assert first.portrait.motion_start == "silent" and not first.portrait.head_pose
     assert motion.memory_config == first.memory_config and matches("motion_memory/connector/latents", trainable)
     assert not matches("face_recogniser/bn1/running_mean", trainable)
 

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from launch import meshes
-from launch.compiling import command, hlo, report, sweeps
+from launch.compiling import command, estimates, hlo, report, sweeps
 from launch.compiling.machines import GIB, machine
 from launch.compiling.programs import Program, batch_shapes, program
 from portrait_jax.errors import ConfigError, DeviceError
@@ -104,8 +104,7 @@ def test_a_training_step_is_compiled_from_its_config_alone(monkeypatch, tmp_path
     assert command.finish(command.found(request), None) == 1 and "does NOT fit" in capsys.readouterr().out
 
 
-def test_an_estimate_counts_state_gradients_and_what_the_backward_pass_keeps(tmp_path, capsys):
-    """Of a step without accumulation on two of four devices' batch axes: what the compiled one has as arguments and operations."""
+def test_an_estimate_has_the_state_and_operations_of_the_compiled_step(tmp_path, capsys):
     config, file, mesh = tiny_prior.get_config(), tmp_path / "found.json", ["data=2", "fsdp=4"]
     assert command.finish(command.estimate(config, "cpu:8", mesh), file) == 0
     made, shown = json.loads(file.read_text()), capsys.readouterr().out
@@ -115,8 +114,34 @@ def test_an_estimate_counts_state_gradients_and_what_the_backward_pass_keeps(tmp
     assert state == pytest.approx(compiled["arguments_gib"], rel=0.05)
     assert memory["gradients"] == pytest.approx(compiled["parameters_per_chip_gib"]["trained"])
     assert made["flops"] == pytest.approx(compiled["flops"], rel=0.01) and made["mesh"] == compiled["mesh"]
-    assert 0 < memory["kept for the backward pass"] < compiled["temporaries_gib"] * 2
-    assert sum(memory.values()) == pytest.approx(made["least_gib"]) and "may fit: at the least" in shown
+    assert sum(memory.values()) == pytest.approx(made["about_gib"]) and "may fit: about" in shown
+    made["memory_of_chip_gib"], made["fits"] = made["about_gib"] / 2, True
+    assert "will hardly fit" in report.estimate_lines(made)[1]
+    assert command.finish([{**made, "fits": False}], None) == 1
+    assert "does NOT fit, its state alone" in capsys.readouterr().out
+
+
+def test_what_the_backward_pass_keeps_is_counted_beside_what_is_given_and_as_spread_as_parameters_are():
+    def loss(weights, x):
+        return jnp.sum(jnp.sin(x @ weights["first"]).astype(jnp.bfloat16) @ weights["second"].astype(jnp.bfloat16))
+
+    shapes = {"first": (16, 32), "second": (32, 8)}
+    weights = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    given = (weights, jax.ShapeDtypeStruct((5, 16), jnp.float32))
+    # The sine's slope in float32, the sine in bfloat16, and the second kernel in bfloat16.
+    assert estimates.kept(loss, given, {}) == 5 * 32 * (4 + 2) + 32 * 8 * 2
+    assert estimates.kept(loss, given, {(32, 8): (8, 8)}) == 5 * 32 * (4 + 2) + 8 * 8 * 2
+
+
+def test_an_accumulated_estimate_keeps_one_microbatch_at_a_time():
+    config = tiny_prior.get_config()
+    whole, parts = [], []
+    for accumulate, found in ((1, whole), (4, parts)):
+        config.train.accumulate = accumulate
+        found.extend(command.estimate(config, "v5e:2x1", ["data=2"]))
+    kept = "kept for the backward pass"
+    assert parts[0]["memory_gib"][kept] < 0.5 * whole[0]["memory_gib"][kept]
+    assert parts[0]["flops"] == pytest.approx(whole[0]["flops"], rel=0.01)
 
 
 def test_an_estimate_of_a_large_slice_needs_neither_its_devices_nor_its_compiler():

@@ -72,6 +72,18 @@ def test_a_step_moves_both_encoders_and_what_reads_them(batch, name):
     assert metrics["gan_recon" if name == "motion" else "landmarks"] > 0
 
 
+def test_tokens_teach_the_memory_and_not_the_encoder(batch):
+    one, given = task(), jax.tree.map(jnp.asarray, batch)
+    params = {"motion_memory": make_params(one)["motion_memory"]}
+    feature = jax.random.normal(jax.random.key(0), (2, 3, 8))
+
+    def asked(params, feature):
+        return jnp.square(one._tokens(params, feature, given)).sum()
+
+    own, passed = jax.jit(jax.grad(asked, (0, 1)))(params, feature)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(own)) and not np.any(passed)
+
+
 def test_features_are_asked_to_move_about_nothing_in_particular():
     """As large as unit noise there is nothing to ask for; a constant, and movements that are small beside it, are asked away."""
     moving = jax.random.normal(jax.random.key(0), (64, 5, 8))
@@ -94,6 +106,10 @@ def test_terms_that_need_others_say_so():
         build(config)
     config.loss.update({"redrawing": 1.0, "spread": 1.0})
     with pytest.raises(ConfigError, match="set loss.landmarks too"):
+        build(config)
+    config = hunyuan_portrait.get_config("demo_motion")
+    config.loss.update({"landmarks": 0.0, "spread": 0.0})
+    with pytest.raises(ConfigError, match="motion_memory learns from landmarks"):
         build(config)
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from configs import hallo3
 from configs.hallo3_ablations import ABLATIONS
-from portrait_jax.errors import ConfigError
+from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.sharding.mesh import make_mesh
-from portrait_jax.systems import build
+from portrait_jax.systems import build, hallo3_loss
 from portrait_jax.systems.hallo3 import Hallo3
 from portrait_jax.systems.hallo3_loss import latent_mouths
 from portrait_jax.training.optimizers import make_optimizer
@@ -88,6 +88,24 @@ def test_the_speech_encoder_learns_lips_without_the_transformers():
     assert loss > 0.1 and reached == {"audio_encoder", "audio_projection", "lip_reader"}
 
 
+def test_errors_of_mouths_count_more_and_the_metric_does_not(monkeypatch):
+    made = system("demo_stage2")
+    monkeypatch.setattr(
+        hallo3_loss, "latent_mouths", lambda landmarks, size, shape, more: jnp.full((1, 3, 4, 4, 1), 7.0)
+    )
+    loss, metrics = jax.jit(made.loss, static_argnums=3)(make_params(made), small.batch(made), jax.random.key(0), "")
+    assert metrics.keys() == {"diffusion"} and loss == pytest.approx(7 * float(metrics["diffusion"]), rel=1e-4)
+
+
+def test_smaller_frames_with_bars_have_mouths_elsewhere():
+    made = system("demo_stage2")
+    batch = small.batch(made)
+    smaller = {**batch, "frames": batch["frames"][:, :, 4:-4, 4:-4], "reference": batch["reference"][:, 4:-4, 4:-4],
+               "face_mask": batch["face_mask"][:, 4:-4, 4:-4]}  # fmt: skip
+    with pytest.raises(ShapeError, match="where black bars moved the mouth"):
+        jax.eval_shape(lambda p: made.loss(p, smaller, jax.random.key(0), ""), shapes("demo_stage2"))
+
+
 def test_what_the_loss_asks_of_mouths_needs_square_clips_and_sound():
     config = small.get_config("stage1")
     config.loss.mouth = 1.0
@@ -95,6 +113,9 @@ def test_what_the_loss_asks_of_mouths_needs_square_clips_and_sound():
         Hallo3.from_config(config)
     config.loss.update({"mouth": 0.0, "lips": 1.0})
     with pytest.raises(ConfigError, match="listens to sound"):
+        Hallo3.from_config(config)
+    config.loss.update({"diffusion": 0.0, "lips": 0.0})
+    with pytest.raises(ConfigError, match="leaves nothing to learn but loss.lips"):
         Hallo3.from_config(config)
 
 
