@@ -180,7 +180,7 @@ class FaceMotionTask:
         crops = aligned.jittered(rng, jnp.concatenate([still, moving], axis=1), config)
         return self._read(params, "expression", crops)
 
-    def _tokens(self, params: Params, feature: Float[Array, "b n e"], batch: Batch) -> Float[Array, "b n e"]:
+    def _tokens(self, params: Params, feature: Float[Array, "b n e"], batch: Batch) -> Float[Array, "b n t"]:
         """All numbers of the tokens that the memory makes of each feature; what they lack the features are not blamed for."""
         found = aligned.levels(aligned.five(batch["landmarks"]))
         levels = (jnp.broadcast_to(level[:, :1], feature.shape[:2]) for level in found)

@@ -29,7 +29,13 @@ def get_config(name: str = "released") -> ConfigDict:
     with config.unlocked():
         config.model.update({"height": HEIGHT, "width": width, "frames": frames})
         config.model.autoencoder.update(
-            {"block_out_channels": (4, 4, 8), "layers_per_block": 1, "latent_channels": 4, "norm_groups": 2}
+            {
+                "block_out_channels": (4, 4, 8),
+                "layers_per_block": 1,
+                "latent_channels": 4,
+                "norm_groups": 2,
+                "patch_size": 1,
+            }
         )
         config.model.text_encoder.update(
             {"vocabulary": 20, "width": 12, "layers": 1, "heads": 2, "head_dim": 4, "mlp": 8}
