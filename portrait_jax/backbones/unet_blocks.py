@@ -93,7 +93,8 @@ def run_transformer(style: Style, inputs: Inputs, site: Site, x: Features) -> Fe
 def run_slots(style: Style, inputs: Inputs, site: Site, x: Features, where: str = "after_layer") -> Features:
     """The slots of one position outside transformers; they see video "b f h w c"."""
     video = x.reshape(-1, inputs.frames, *x.shape[1:])
-    return apply_slots(style.slots, where, site, video, inputs.conditioning, style.dtype).reshape(x.shape)
+    told = inputs.conditioning
+    return apply_slots(style.slots, where, site, video, told, style.dtype, remat=style.remat).reshape(x.shape)
 
 
 def transformer_path(site: Site) -> str:

@@ -89,20 +89,33 @@ class Slot:
 
 
 def apply_slots(
-    slots: tuple[Slot, ...], where: str, site: Site, x: Array, conditioning: Conditioning, dtype: Any, *more: Any
+    slots: tuple[Slot, ...],
+    where: str,
+    site: Site,
+    x: Array,
+    conditioning: Conditioning,
+    dtype: Any,
+    *more: Any,
+    remat: bool = False,
 ) -> Array:
     """Runs the slots of one position at one site, in their order; must be called inside a compact method.
 
-    `more` is what the position offers besides the features.
+    `more` is what the position offers besides the features. With `remat` the backward pass computes each slot anew.
     """
+    run = nn.remat(called) if remat else called
     for slot in slots:
         value = getattr(conditioning, slot.field) if slot.field else None
         if slot.where != where or not slot.covers(site) or (slot.field and value is None):
             continue
         name = slot.name if where in INSIDE else f"{slot.name}_{site.index}"
         module = slot.make(site, dtype=dtype, name=name)
-        x = module(x, value, *more) if slot.field else module(x, *more)
+        x = run(module, x, *((value,) if slot.field else ()), *more)
     return x
+
+
+def called(module: nn.Module, *args: Any) -> Any:
+    """What the module gives; a function, for flax to transform."""
+    return module(*args)
 
 
 class Residual(nn.Module):

@@ -44,6 +44,11 @@ def filled(config: UNetConfig, slots: tuple[Slot, ...] = (), conditioning: Condi
     return random_params(UNet(config, slots), *args, capture=True, seed=seed)
 
 
+def tree_of_variables(config: UNetConfig):
+    """Shapes of all variables."""
+    return jax.eval_shape(UNet(config).init, jax.random.key(0), jnp.zeros((1, 1, 8, 8, 4)), jnp.zeros(1))
+
+
 def noise(shape: tuple[int, ...], seed: int = 0) -> jax.Array:
     return jax.random.normal(jax.random.key(seed), shape)
 
@@ -92,14 +97,33 @@ def test_gradients_are_finite_and_reach_every_parameter(clip):
     assert not silent
 
 
+def test_gradient_checkpointing_keeps_little_of_motion_modules_too():
+    """From shapes: what one more motion module per layer adds to what the backward pass keeps."""
+
+    def kept(config):
+        def pullback(p, x):
+            return jax.vjp(lambda p: jnp.mean(UNet(config).apply(p, x, jnp.zeros(1)) ** 2), p)[1]
+
+        shapes = jax.eval_shape(pullback, tree_of_variables(config), jax.ShapeDtypeStruct((1, 4, 8, 8, 4), jnp.float32))
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+
+    def of_motion(**changes):
+        config = replace(TINY, **changes)
+        return kept(replace(config, temporal=TEMPORAL)) - kept(config)
+
+    assert of_motion(gradient_checkpointing=True) < 0.25 * of_motion()
+
+
 @pytest.mark.slow
-def test_gradient_checkpointing_changes_no_gradient():
-    params, x = filled(TINY), noise((2, 1, 4, 4, 4))
+@pytest.mark.parametrize("temporal", [None, TEMPORAL], ids=["pictures", "video"])
+def test_gradient_checkpointing_changes_no_gradient(temporal):
+    plain = replace(TINY, temporal=temporal)
+    params, x = filled(plain), noise((2, 3 if temporal else 1, 4, 4, 4))
 
     def gradients(config):
         return jax.jit(jax.grad(lambda p: jnp.mean(UNet(config).apply(p, x, jnp.array([3, 700])) ** 2)))(params)
 
-    kept, recomputed = gradients(TINY), gradients(replace(TINY, gradient_checkpointing=True))
+    kept, recomputed = gradients(plain), gradients(replace(plain, gradient_checkpointing=True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * float(np.abs(b).max())), recomputed, kept)
 
 
