@@ -65,7 +65,8 @@ def clip_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> d
         return {"plain": squares.mean(), "diffusion": squares.mean()}
     if batch["frames"].shape[2:4] != video.shape[2:4]:
         raise ShapeError("loss.mouth does not know where black bars moved the mouth; give frames of the system's size")
-    weights = latent_mouths(batch["landmarks"], video.shape[2], squares.shape[1:3], chosen.mouth)
+    latent_frames, side = squares.shape[1:3]
+    weights = latent_mouths(batch["landmarks"], video.shape[2], (latent_frames, side), chosen.mouth)
     return {"plain": squares.mean(), "diffusion": (weights * squares).mean()}
 
 
