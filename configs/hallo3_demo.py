@@ -36,7 +36,7 @@ def model() -> ConfigDict:
             "autoencoder": {
                 **{name: image[name] for name in SHARED},
                 # 1 / the standard deviation of the trained latents (metric `latent_std` of demo_autoencoder).
-                "scaling_factor": image.scaling_factor,
+                "scaling_factor": 0.363,
             },
             "text_encoder": {"vocabulary": 32, "width": 32, "layers": 1, "heads": 2, "head_dim": 16, "mlp": 32},
             # wav2vec 2.0 in small, trained from scratch: babble is no language that a published one has learnt.
