@@ -15,6 +15,8 @@ from portrait_jax.typing import Params
 KEPT = re.compile(r"(down|up)samplers_|_blocks_\d+/shortcut/|encoder/.*/norm\d/")
 """Leaves that both have under the same names and in the same shapes."""
 ATTENTION = "/attentions_"
+LATENT = tuple(f"{name}/{kind}" for name in ("quant_conv", "post_quant_conv") for kind in ("kernel", "bias"))
+"""Leaves of the two layers next to the latent, which a video autoencoder has not."""
 
 
 def inflated(image: Params) -> Params:
@@ -24,11 +26,13 @@ def inflated(image: Params) -> Params:
     of a longer one a latent stands for the means of what its frames gave. Norms are not conditioned yet.
 
     Raises:
-        CheckpointError: for an image autoencoder with attention, which the other has not.
+        CheckpointError: for an image autoencoder with attention, which the other has not, and for what is none.
     """
     flat = {"/".join(path): np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(image).items()}
     if known := [name for name in flat if ATTENTION in name]:
         raise CheckpointError(f"a video autoencoder has no attention, and this one has: {listed(known)}")
+    if missing := [name for name in LATENT if name not in flat]:
+        raise CheckpointError(f"this is no image autoencoder: it lacks {listed(missing)}")
     made: dict[str, np.ndarray] = {}
     latent_channels = flat["post_quant_conv/kernel"].shape[-2]
     for name, leaf in _joined(flat).items():

@@ -3,14 +3,19 @@
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from configs import hallo3
 from launch import convert
 from portrait_jax.errors import ConfigError
 from portrait_jax.interchange import layout_named
 from portrait_jax.interchange.sources import open_checkpoint
+from portrait_jax.systems import build
+from portrait_jax.training.params import ASSETS, load_params
 from tests.interchange.made import random_tensors, same_tensors, save
+from tests.weights import shapes
 
 
 def run(root, *arguments):
@@ -56,6 +61,18 @@ def test_inspect_says_what_a_file_is(root, tmp_path):
     path = save(tmp_path / "x.safetensors", {"some.thing": np.ones(2, np.float32)})
     done = run(root, "inspect", path)
     assert done.returncode == 0 and "none of the known ones" in done.stdout and "some (1)" in done.stdout
+
+
+def test_the_demos_image_autoencoder_is_inflated_to_the_demos_of_videos(root, tmp_path):
+    made = run(
+        root, "inflate", "--checkpoint", ASSETS / "follow_your_emoji_demo.safetensors", "--output", tmp_path / "out"
+    )
+    assert made.returncode == 0, made.stderr
+    task = build(hallo3.get_config("demo_autoencoder"))
+    expected = jax.eval_shape(task.init, jax.random.key(0))
+    assert shapes(load_params(tmp_path / "out")[0]) == shapes(expected)
+    nothing = run(root, "inflate", "--checkpoint", tmp_path / "out", "--output", tmp_path / "again", "--layout", "none")
+    assert nothing.returncode == 2 and "quant_conv" in nothing.stderr
 
 
 def test_mistakes_end_with_a_message_and_status_2(root, tmp_path):
