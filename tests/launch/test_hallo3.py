@@ -8,15 +8,21 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.hallo3_demo import SHARED
+from portrait_jax.autoencoders import AutoencoderKL, KLConfig
 from portrait_jax.media.audio import AudioClip
 from portrait_jax.media.video import probe
 from portrait_jax.training.journal import read_lines
-from portrait_jax.training.params import load_params
+from portrait_jax.training.params import load_params, save_params
 from portrait_jax.training.state import flatten
 from tests.animation import scene
+from tests.systems.hallo3 import small
+from tests.weights import random_params
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +53,12 @@ for arguments in json.loads(sys.argv[1]):
 STAGES = ("demo_autoencoder", "demo_speech", "demo_stage1", "demo_stage2")
 
 
+def image_sizes() -> dict:
+    """Sizes of the image autoencoder that this one begins as."""
+    sizes = small.get_config("demo_autoencoder").model.autoencoder
+    return {name: sizes[name] for name in SHARED}
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, root):
     """The folder of it all."""
@@ -63,6 +75,10 @@ def done(tmp_path_factory, root):
         assert run.returncode == 0, run.stderr
         return run
 
+    image = KLConfig(**image_sizes(), mid_attention=False)
+    params = jax.device_get(random_params(AutoencoderKL(image), jnp.zeros((1, SIZE, SIZE, 3)))["params"])
+    save_params(folder / "image.safetensors", {"autoencoder": params}, {})
+    call("-m", "launch.convert", "inflate", "--checkpoint=image.safetensors", "--output=runs/inflated")
     config = f"--config={folder / 'config.py'}"
     call("-c", TRAIN, json.dumps([[f"{config}:{stage}", "--workdir=runs"] for stage in STAGES]))
     shared = [config, "--checkpoint=runs/demo_stage2", "--steps=1", "--guidance=1"]
