@@ -38,8 +38,10 @@ def get_config(name: str = "released") -> ConfigDict:
         model.face_recogniser.update({"layers": (1,), "channels": (4,), "embedding": 8, "image_size": ALIGNED})
         model.expression.update({"layers": (1, 1), "channels": (4, 4), "out": 8})
         model.head_pose.update({"layers": (1, 1), "channels": (4, 4), "norm_groups": 2})
+        # Tokens are as wide as the backbone's context, angles included where they are told.
+        out = 10 if model.portrait.get("head_pose", True) else 16
         model.motion_memory.update(
-            {"tokens": 4, "width": 8, "intensity_width": 8, "levels": 16, "layers": 1, "heads": 2, "out": 10}
+            {"tokens": 4, "width": 8, "intensity_width": 8, "levels": 16, "layers": 1, "heads": 2, "out": out}
         )
         model.guider.update({"channels": (4, 4), "out_channels": 8})
         config.sampling.update({"steps": 2, "window": 3, "overlap": 1, "shift": 1, "ends": 1, "decode_chunk": 2})
