@@ -26,6 +26,8 @@ DEMO_PEOPLE = (500, 504, 513)
 """Test people of the demo, chosen to look different from each other before any result was seen."""
 DEMO_DRIVER = 520
 DEMO_PERFORMANCE = 531
+ENERGY = 0.12
+"""How much heads of `spoken_case` move, as in the training clips of systems that hear: nothing tells them where the head is."""
 FIRST_PERFORMANCE = 1000
 """Performances of evaluation cases have indices from here on, apart from those of people."""
 
@@ -36,15 +38,20 @@ def average_person(count: int = 300) -> Float[np.ndarray, " a"]:
     return np.mean([synthetic.identity_attributes(person) for person in people], axis=0)
 
 
-def make_case(name: str, person: int, driver: int, performance: synthetic.Performance, size: int) -> Case:
+def make_case(
+    name: str, person: int, driver: int, performance: synthetic.Performance, size: int, *, ahead: bool = True
+) -> Case:
     """Test person number `person` driven by number `driver`, at `size` pixels.
 
-    The portrait is neutral and stands where the driver's first frame stands, since motion is transferred relative to it.
+    The portrait is neutral and stands where the driver's first frame stands, since motion is transferred relative to it; it looks
+    straight `ahead`, or where the first frame looks.
     """
     somebody, other = (synthetic.sample_identity(synthetic.split_seed("test", index)) for index in (person, driver))
-    place = np.concatenate([np.zeros(3), performance.pose[0, 3:]]).astype(np.float32)
+    pose = performance.pose[0].astype(np.float32)
+    if ahead:
+        pose = np.concatenate([np.zeros(3, np.float32), pose[3:]])
     neutral = np.zeros(len(synthetic.EXPRESSION_NAMES), np.float32)
-    portrait = synthetic.render(somebody, place, neutral, size)
+    portrait = synthetic.render(somebody, pose, neutral, size)
     perform = partial(synthetic.render_clip, performance=performance, size=size)
     truth = perform(somebody)
     driving = truth if person == driver else perform(other)
@@ -56,6 +63,7 @@ def make_case(name: str, person: int, driver: int, performance: synthetic.Perfor
         truth=truth["frames"],
         truth_landmarks=truth["landmarks"],
         driving_frames=driving["frames"],
+        sound=performance.audio.astype(np.float32) / 32768,
     )
 
 
@@ -75,6 +83,13 @@ def evaluation_cases(count: int, frames: int, size: int, seed: int, *, cross: bo
         return make_case(f"test person {index}", index, count + index if cross else index, performance, size)
 
     return [case(index) for index in range(count)]
+
+
+def spoken_case(index: int, frames: int, size: int, seed: int) -> Case:
+    """Test person number `index`, who speaks for so many frames; the portrait looks where the performance begins."""
+    number = FIRST_PERFORMANCE * (seed + 1) + index
+    performance = synthetic.sample_performance(synthetic.split_seed("test", number), frames, energy=ENERGY)
+    return make_case(f"test person {index}", index, index, performance, size, ahead=False)
 
 
 def demo_performance() -> synthetic.Performance:

@@ -51,7 +51,11 @@ HEARD = {"sound": sound.run, "anchors": sound.run_anchors, "attention_entropy": 
 """Analyses of what sound drives."""
 SEEN = {"long_video": long_video.run, "motion": motion.run, "speed": speed.run}
 """Analyses of what pictures or landmarks drive, beside people one by one."""
-FITTING = {"sound": tuple(HEARD), "sound and text": ("sound",), "faces": ("people", "long_video", "motion", "speed")}
+FITTING = {
+    "sound": (*HEARD, "speed"),
+    "sound and text": ("sound", "speed"),
+    "faces": ("people", "long_video", "motion", "speed"),
+}
 """What drives a system → the analyses that fit it, where these are not the others."""
 
 flags.adopt_module_key_flags(executables)  # --help names it too.

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.evaluations.common import Options
-from launch.evaluations.sound import Speaker, signals_of
+from data.cases import spoken_case
+from launch.evaluations.common import Options, signals_of
 from portrait_jax.animation import Animator
 from portrait_jax.autoencoders.pixels import to_pm1
 from portrait_jax.diffusion.schedule import add_noise
@@ -26,8 +26,9 @@ from portrait_jax.media.charts import line_chart
 from portrait_jax.media.files import atomic_output
 from portrait_jax.media.image import write_image
 from portrait_jax.metrics.attention_entropy import attention_entropies
+from portrait_jax.metrics.suite import Case
 from portrait_jax.progress import Bars
-from portrait_jax.typing import PRNGKeyArray, Video
+from portrait_jax.typing import PRNGKeyArray
 
 
 def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
@@ -45,10 +46,9 @@ def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> No
         )
     with Bars("people") as bars:
         for index in bars.track(range(options.identities), "looking", options.identities):
-            person = Speaker.make(index, window, system.image_size, options.seed)
-            frames = person.truth(system.image_size)["frames"]
+            person: Any = spoken_case(index, window, system.image_size, options.seed)
             noise = jax.random.fold_in(jax.random.key(options.seed), index)
-            strong, weak = (look(person, frames, sound, noise) for sound in (person.sound, 0 * person.sound))
+            strong, weak = (look(person, sound, noise) for sound in (person.sound, 0 * person.sound))
             found.append([{**one, "silence": other["sound"]} for one, other in zip(strong, weak)])
     means = jax.tree.map(lambda *values: float(np.mean(values)), *found)
     courses = {name: [float(np.mean(list(at[name].values()))) for at in means] for name in means[0]}
@@ -80,10 +80,13 @@ class Look(NamedTuple):
         prepare, measure = (jax.jit(partial(step, animator.system)) for step in (_prepare, _measure))
         return cls(animator, levels, prepare, measure)
 
-    def __call__(self, person: Speaker, frames: Video, sound: np.ndarray, noise: PRNGKeyArray) -> list[Any]:
+    def __call__(self, person: Case, sound: np.ndarray, noise: PRNGKeyArray) -> list[Any]:
         """By level: condition → block → entropy. `sound`: samples that the person is told to speak."""
-        params, driving = self.animator.params, signals_of(self.animator, person, sound).batch(np.arange(len(frames)))
-        latents, cond = self.prepare(params, frames[None], person.portrait[None], driving)
+        params, driving = (
+            self.animator.params,
+            signals_of(self.animator, person, sound).batch(np.arange(len(person.truth))),
+        )
+        latents, cond = self.prepare(params, person.truth[None], person.portrait[None], driving)
         drawn = jax.random.normal(noise, latents.shape)
         return [jax.device_get(self.measure(params, latents, drawn, jnp.array(t), cond)) for t in self.levels]
 

@@ -11,10 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from portrait_jax.animation import Animator, animate_clip
+from portrait_jax.animation.drivers import driver_of
+from portrait_jax.animation.portrait import Portrait
+from portrait_jax.animation.signals import Clip, Signals
+from portrait_jax.animation.sound import encoder
+from portrait_jax.encoders.speech import speech_states
 from portrait_jax.face.detector import model_path
 from portrait_jax.metrics.suite import Case, Metric, Scores
-from portrait_jax.typing import Video
+from portrait_jax.typing import Float, Video
 
+BY_SOUND = ("sound", "sound and text")
+"""What drives systems that are told nothing of a driver's face."""
 SHEET_FRAMES = 8
 OVERRIDES: Mapping[str, str] = {
     "steps": "steps",
@@ -48,8 +55,24 @@ def varied(animator: Animator, changes: Mapping[str, Any]) -> Animator:
     return replace(animator, system=system, _compiled={}, **own)
 
 
+def signals_of(animator: Animator, case: Case, sound: Float[np.ndarray, " samples"]) -> Signals:
+    """What a person and samples at the speech encoder's rate tell the system."""
+    system: Any = animator.system
+    heard = speech_states(encoder(system, animator.params), lambda: iter([sound]), system.clock())
+    clip = Clip(case.reference_landmarks[None], speech=np.concatenate(list(heard)))
+    return driver_of(system).clip(system, Portrait(case.portrait, case.reference_landmarks), clip, "none")
+
+
+def speak(animator: Animator, case: Case, sound: Float[np.ndarray, " samples"], seed: int) -> Video:
+    """The person's portrait, driven by such samples for as long as the truth is."""
+    signals = signals_of(animator, case, sound)
+    return np.concatenate([part for part, _ in animator.frames(case.portrait, signals, len(case.truth), seed=seed)])
+
+
 def animate(animator: Animator, case: Case, seed: int, landmarker: str | None = None) -> Video:
-    """The whole video of one case."""
+    """The whole video of one case, by what drives the system."""
+    if animator.system.driven_by in BY_SOUND and case.sound is not None:
+        return speak(animator, case, case.sound, seed)
     given = case.portrait, case.reference_landmarks, case.driving_landmarks, case.driving_frames
     bundle = partial(model_path, landmarker)
     return animate_clip(animator.system, animator.params, *given, seed=seed, animator=animator, bundle=bundle)

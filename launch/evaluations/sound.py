@@ -9,21 +9,14 @@ without it, and by overlapping windows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from data import synthetic
-from data.cases import FIRST_PERFORMANCE
-from launch.evaluations.common import Options, means, spread, varied
+from data.cases import spoken_case
+from launch.evaluations.common import Options, means, speak, spread, varied
 from portrait_jax.animation import Animator
-from portrait_jax.animation.drivers import driver_of
-from portrait_jax.animation.portrait import Portrait
-from portrait_jax.animation.signals import Clip, Signals
-from portrait_jax.animation.sound import encoder
-from portrait_jax.encoders.speech import speech_states
 from portrait_jax.face.measures import mouth_opening
 from portrait_jax.media.charts import line_chart
 from portrait_jax.media.image import write_image
@@ -33,10 +26,8 @@ from portrait_jax.metrics.detector import Detector
 from portrait_jax.metrics.following import follow
 from portrait_jax.metrics.suite import Metric, Scores
 from portrait_jax.progress import Bars
-from portrait_jax.typing import Float, Image, Landmarks, Video
+from portrait_jax.typing import Float
 
-ENERGY = 0.12
-"""How much heads move, as in the demo's training clips: nothing tells this system where the head is."""
 MOUTH = {
     "correlation": Metric("mouth opening, correlation with the true one", "high", 3),
     "chance": Metric("the same with frames in random order, 95th percentile", "low", 3),
@@ -51,65 +42,20 @@ ANCHORS = {
 """What `--anchors` chooses among: prefixes with either anchor or none, and overlapping windows."""
 
 
-@dataclass(frozen=True)
-class Speaker:
-    """A test person, and what it says: samples in −1..1."""
-
-    portrait: Image
-    landmarks: Landmarks
-    sound: np.ndarray
-    performance: synthetic.Performance
-    person: synthetic.Identity
-
-    @classmethod
-    def make(cls, index: int, frames: int, size: int, seed: int) -> Speaker:
-        """Test person number `index`; the portrait is neutral and looks where the performance begins."""
-        person = synthetic.sample_identity(synthetic.split_seed("test", index))
-        number = FIRST_PERFORMANCE * (seed + 1) + index
-        performance = synthetic.sample_performance(synthetic.split_seed("test", number), frames, energy=ENERGY)
-        neutral = np.zeros(len(synthetic.EXPRESSION_NAMES), np.float32)
-        portrait = synthetic.render(person, performance.pose[0], neutral, size)
-        sound = performance.audio.astype(np.float32) / 32768
-        return cls(portrait.image, portrait.landmarks, sound, performance, person)
-
-    def truth(self, size: int) -> dict[str, np.ndarray]:
-        """Frames and landmarks of the true performance."""
-        return synthetic.render_clip(self.person, self.performance, size)
-
-
-def signals_of(animator: Animator, person: Speaker, sound: np.ndarray) -> Signals:
-    """What a person and samples at the speech encoder's rate tell the system."""
-    system: Any = animator.system
-    heard = speech_states(encoder(system, animator.params), lambda: iter([sound]), system.clock())
-    clip = Clip(person.landmarks[None], speech=np.concatenate(list(heard)))
-    return driver_of(system).clip(system, Portrait(person.portrait, person.landmarks), clip, "none")
-
-
-def speak(animator: Animator, person: Speaker, sound: np.ndarray, frames: int, seed: int) -> Video:
-    """The person's portrait, driven by such samples."""
-    signals = signals_of(animator, person, sound)
-    return np.concatenate([part for part, _ in animator.frames(person.portrait, signals, frames, seed=seed)])
-
-
 def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
     """Measures mouths; writes metrics.json, table.md and comparison.png."""
     probe, size = Detector.load(options.probe), animator.system.image_size
-    people = [Speaker.make(i, options.frames, size, options.seed) for i in range(options.identities)]
-    sounds = {
-        "own sound": [person.sound for person in people],
-        "another's sound": [people[i - 1].sound for i in range(len(people))]
-        if len(people) > 1
-        else [Speaker.make(1, options.frames, size, options.seed).sound],
-        "silence": [0 * person.sound for person in people],
-    }
+    people = [spoken_case(i, options.frames, size, options.seed) for i in range(options.identities)]
+    own: list[Any] = [person.sound for person in people]
+    others = own[-1:] + own[:-1] if len(own) > 1 else [spoken_case(1, options.frames, size, options.seed).sound]
+    sounds = {"own sound": own, "another's sound": others, "silence": [0 * sound for sound in own]}
     scores: dict[str, list[Scores]] = {name: [] for name in (*sounds, "truth")}
     rows, labels = [], []
     with Bars("people") as bars:
         for i, person in enumerate(bars.track(people, "speaking", len(people))):
-            truth = person.truth(size)
-            opening = mouth_opening(truth["landmarks"])
-            videos = {name: speak(animator, person, of[i], options.frames, options.seed) for name, of in sounds.items()}
-            for name, video in {**videos, "truth": truth["frames"]}.items():
+            opening = mouth_opening(person.truth_landmarks)
+            videos = {name: speak(animator, person, of[i], options.seed) for name, of in sounds.items()}
+            for name, video in {**videos, "truth": person.truth}.items():
                 scores[name].append(judged(opening, mouth_opening(probe.detect(video).landmarks_px), options.seed))
                 if i == 0:
                     rows.append(spread(video))
@@ -139,13 +85,10 @@ def run_anchors(animator: Animator, options: Options, settings: Mapping[str, Any
     courses: dict[str, list[np.ndarray]] = {name: [] for name in animators}
     with Bars("people") as bars:
         for i in bars.track(range(options.identities), "long videos", options.identities):
-            person = Speaker.make(i, options.frames, size, options.seed)
-            truth = person.truth(size)["frames"]
+            person: Any = spoken_case(i, options.frames, size, options.seed)
+            truth = person.truth
             for name, each in animators.items():
-                video, plan = (
-                    speak(each, person, person.sound, options.frames, options.seed),
-                    each.plan(options.frames),
-                )
+                video, plan = speak(each, person, person.sound, options.seed), each.plan(options.frames)
                 scores[name].append(long_video.measure(video, truth, plan.borders, plan.blended))  # type: ignore[union-attr]
                 offset = by_second(long_video.colour_offset(video, truth), second)
                 courses[name].append(np.abs(offset - offset[:1]).mean(axis=1))

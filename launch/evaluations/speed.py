@@ -12,8 +12,8 @@ from typing import Any, get_type_hints
 import numpy as np
 from rich.console import Console
 
-from data.cases import average_person, evaluation_cases
-from launch.evaluations.common import OVERRIDES, Options, animate, varied
+from data.cases import average_person, evaluation_cases, spoken_case
+from launch.evaluations.common import BY_SOUND, OVERRIDES, Options, animate, varied
 from portrait_jax.animation import Animator
 from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.metrics import image, report
@@ -104,20 +104,28 @@ def in_force(animator: Animator) -> SamplingConfig:
     return replace(animator.system.sampling, **{name: animator.settings[name] for name in OVERRIDES})
 
 
+def cases(animator: Animator, options: Options) -> tuple[str, list[Case]]:
+    """What people do, and they: driven by another one's motion, or by their own sound."""
+    given = options.frames, animator.system.image_size, options.seed
+    if animator.system.driven_by in BY_SOUND:
+        return "own sound", [spoken_case(index, *given) for index in range(options.identities)]
+    return "cross identity", evaluation_cases(options.identities, *given, cross=True)
+
+
 def run(animator: Animator, options: Options, settings: Mapping[str, Any]) -> None:
     """Animates every person plainly and by each variant, in turns; writes metrics.json and table.md. Raises: see `variants_of`."""
     animators = variants_of(animator, options.variants, options.frames)
     timed = {name: Timed(each, options) for name, each in animators.items()}
-    people = evaluation_cases(options.identities, options.frames, animator.system.image_size, options.seed, cross=True)
+    group, people = cases(animator, options)
     with Bars("compiling") as bars:
         for each in bars.track(timed.values(), "compiling", len(timed)):
             each.warm(people[0])
     methods: dict[str, Method] = dict(timed)
     with Bars("people") as bars:
-        shown = {"cross identity": bars.track(people, "speed", len(people))}
+        shown = {group: bars.track(people, "speed", len(people))}
         table = evaluate(methods, shown, Detector.load(options.probe), average_person=average_person())
     for name, each in timed.items():
-        scores = table["cross identity"][name]
+        scores = table[group][name]
         for kind, taken in each.taken.items():
             scores[kind] = median(taken) / (options.frames / FPS)
         pairs = zip(each.videos, timed[PLAIN].videos, strict=True)

@@ -36,6 +36,8 @@ class Case:
     truth_landmarks: Float[np.ndarray, "f 478 3"]
     driving_frames: UInt8[np.ndarray, "f H W 3"] | None = None
     """The driver's pictures, which systems that are driven by faces see."""
+    sound: Float[np.ndarray, " samples"] | None = None
+    """What the driver says, −1..1 at 16 kHz, which systems that are driven by sound hear."""
 
 
 Method = Callable[[Case], UInt8[np.ndarray, "f h w 3"]]

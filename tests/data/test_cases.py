@@ -79,6 +79,15 @@ def test_evaluation_cases_differ_from_each_other_and_share_truth_between_kinds()
     assert (again[0].truth_landmarks != same[0].truth_landmarks).any(), "the seed does not change the performance"
 
 
+def test_who_speaks_looks_where_it_begins_to_and_is_heard_as_long_as_it_is_seen():
+    case = cases.spoken_case(2, 5, SIZE, 0)
+    np.testing.assert_array_equal(case.truth, cases.spoken_case(2, 5, SIZE, 0).truth)
+    assert len(case.truth) == 5 and len(case.sound) == 5 * 16000 // 25 and np.abs(case.sound).max() <= 1
+    still, first = fit_pose(case.reference_landmarks), fit_pose(case.truth_landmarks[0])
+    np.testing.assert_allclose(still.rotation, first.rotation, atol=0.05)
+    assert (cases.spoken_case(2, 5, SIZE, 1).truth_landmarks != case.truth_landmarks).any()
+
+
 def test_the_people_of_the_demo_are_unseen_and_are_not_their_driver():
     people = {*cases.DEMO_PEOPLE, cases.DEMO_DRIVER}
     assert len(people) == len(cases.DEMO_PEOPLE) + 1

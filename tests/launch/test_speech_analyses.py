@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from launch.evaluations import attention, sound
+from data.cases import spoken_case
+from launch.evaluations import attention, common, sound, speed
 from launch.evaluations.common import Options
 from portrait_jax.animation import Animator
 from portrait_jax.errors import ConfigError
@@ -32,17 +33,14 @@ def options(folder, frames=FRAMES, people=1) -> Options:
     return Options(folder, people, frames, 0, str(DEFAULT_WEIGHTS), anchors=tuple(sound.ANCHORS))
 
 
-class Loud(sound.Speaker):
+def noisy_case(index, frames, size, seed):
     """So few frames as these would be silent otherwise."""
-
-    @classmethod
-    def make(cls, index, frames, size, seed):
-        person = sound.Speaker.make(index, frames, size, seed)
-        return replace(person, sound=np.random.default_rng(index).normal(0, 0.1, person.sound.shape).astype(np.float32))
+    person = spoken_case(index, frames, size, seed)
+    return replace(person, sound=np.random.default_rng(index).normal(0, 0.1, person.sound.shape).astype(np.float32))
 
 
 def test_entropies_are_told_for_each_condition_level_and_block(animator, tmp_path, monkeypatch):
-    monkeypatch.setattr(attention, "Speaker", Loud)
+    monkeypatch.setattr(attention, "spoken_case", noisy_case)
     attention.run(animator, options(tmp_path, frames=4), {"seed": 0})
     found = json.loads((tmp_path / "attention_entropy.json").read_text())
     levels = sorted(int(level) for level in animator.solver.timesteps)
@@ -88,8 +86,9 @@ def lips_of(video):
     return SimpleNamespace(landmarks_px=points)
 
 
-def loud(animator, person, samples, frames, seed):
+def loud(animator, person, samples, seed):
     """Instead of a trained network: frames as bright as their sound is loud."""
+    frames = len(person.truth)
     volume = np.abs(samples[: len(samples) // frames * frames]).reshape(frames, -1).mean(axis=1)
     return np.broadcast_to(np.uint8(2000 * volume.clip(0, 0.12))[:, None, None, None], (frames, 32, 32, 3))
 
@@ -104,3 +103,21 @@ def test_mouths_are_compared_with_their_own_anothers_and_no_sound(animator, tmp_
     people = json.loads((tmp_path / "metrics.json").read_text())["people"]
     assert np.mean([row["correlation"] for row in people["own sound"]]) == found["own sound"]["correlation"]
     assert found["silence"]["movement"] == 0 < found["own sound"]["movement"]
+
+
+def test_variants_of_sampling_are_timed_while_people_speak(animator, tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "spoken_case", noisy_case)
+    speed.run(animator, options(tmp_path)._replace(variants=("guidance_interval=(0.5,1)",)), {})
+    found = json.loads((tmp_path / "metrics.json").read_text())["metrics"]["own sound"]
+    assert found.keys() == {"plain", "guidance_interval=(0.5,1)"}
+    assert 5 < found["guidance_interval=(0.5,1)"]["distance"] < 100, (
+        "guidance in part of the steps draws something else"
+    )
+
+
+def test_a_person_is_animated_by_sound_where_sound_drives(animator, monkeypatch):
+    person = noisy_case(0, FRAMES, 32, 0)
+    heard = []
+    monkeypatch.setattr(common, "speak", lambda animator, case, samples, seed: heard.append(samples))
+    common.animate(animator, person, 0)
+    np.testing.assert_array_equal(heard[0], person.sound)
