@@ -157,7 +157,7 @@ def continued(animator: Animator, plan: Any, params: PyTree, placing: Placing, c
     system: Any = animator.system
     audio = DRIVING[system.driven_by](system, clips, plan.length)["audio"]
     windows = placing.items(jax.ShapeDtypeStruct((1, *audio.shape), audio.dtype), 1)
-    carry = f32(clips, *animator.blank(plan).shape[1:])
+    carry = f32(*animator.blank(plan, clips).shape)
     image, carry = placing.items((u8(clips, *frame_size(system), 3), carry))
     given = still(system, params, placing, clips), image, windows, jax.eval_shape(jax.random.key, 0), carry
     return jax.jit(system.sample_clips).trace(params, *given, jax.ShapeDtypeStruct((), jnp.int32)), 1

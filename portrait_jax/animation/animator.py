@@ -124,7 +124,7 @@ class Animator:
     def blank(self, plan: Plan | Tiles | Clips, clips: int = 1) -> PyTree:
         """What is handed over to the first unit of a video, or of several that are made together."""
         if isinstance(plan, Clips):
-            return continued.blank(self.system, plan)
+            return continued.blank(self.system, plan, clips)
         return plan.blank(self.solver, (clips, *self.system.latent_shape()))
 
     def carry_axes(self, plan: Plan) -> PyTree:
@@ -163,7 +163,7 @@ class Animator:
 
         Raises:
             ShapeError: for a portrait or control images of another size.
-            ConfigError: if `count` < 1, for window settings that do not fit, or several portraits where clips are continued.
+            ConfigError: if `count` < 1, or for window settings that do not fit.
         """
         if count < 1:
             raise ConfigError("there is nothing to animate: the driving sequence has no frame; give one with a face")
@@ -173,14 +173,9 @@ class Animator:
             if portrait.shape[:2] != frame_size(self.system):
                 self._check_size(portrait, "portrait")
         plan = self.plan(count)
-        if isinstance(plan, Clips) and len(portraits) > 1:
-            raise ConfigError(
-                "sampling.strategy 'continued' draws noise for one portrait; animate the portraits one after another"
-            )
         start, key = start or Position(0, self.blank(plan, len(portraits))), jax.random.key(seed)
         if isinstance(plan, Clips):
-            for frames, after in self._continued(portraits[0], signals[0], plan, key, start):
-                yield frames[None], after
+            yield from self._continued(portraits, signals, plan, key, start)
             return
         told = stacked([each.portrait for each in signals])
         given = self.placing.items((np.stack(portraits), told))
@@ -226,11 +221,16 @@ class Animator:
             made += latents.shape[1]
 
     def _continued(
-        self, portrait: Image, signals: Signals, clips: Clips, key: PRNGKeyArray, start: Position
-    ) -> Iterator[tuple[Video, Position]]:
+        self,
+        portraits: Sequence[Image],
+        signals: Sequence[Signals],
+        clips: Clips,
+        key: PRNGKeyArray,
+        start: Position,
+    ) -> Iterator[tuple[UInt8[np.ndarray, "b f h w 3"], Position]]:
         size = min(int(self.settings["windows_per_chunk"]), clips.count)
         done = continued.sample_in_clips(
-            continued.continued(self.system), self._encode_portrait, self._sample_clips, self._placed, portrait, signals,
+            continued.continued(self.system), self._encode_portrait, self._sample_clips, self._placed, portraits, signals,
             clips, size, key, start.window, start.carry, self.placing,
         )  # fmt: skip
         for frames, clip, carry in done:

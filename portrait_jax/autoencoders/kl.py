@@ -195,7 +195,8 @@ class AutoencoderKL(nn.Module):
 
 
 def sample_latent(
-    rng: PRNGKeyArray, mean: Float[Array, "*shape"], logvar: Float[Array, "*shape"]
+    rng: PRNGKeyArray, mean: Float[Array, "*shape"], logvar: Float[Array, "*shape"], alike: bool = False
 ) -> Float[Array, "*shape"]:
-    """Draws from the encoder's Gaussian: mean + exp(logvar / 2) · noise."""
-    return mean + jnp.exp(0.5 * logvar) * jax.random.normal(rng, mean.shape, mean.dtype)
+    """Draws from the encoder's Gaussian: mean + exp(logvar / 2) · noise; where items are `alike`, of the same noise, as alone."""
+    shape = (1, *mean.shape[1:]) if alike else mean.shape
+    return mean + jnp.exp(0.5 * logvar) * jax.random.normal(rng, shape, mean.dtype)

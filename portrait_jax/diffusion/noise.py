@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.errors import ConfigError
-from portrait_jax.typing import Array, Float
+from portrait_jax.typing import Array, Float, PRNGKeyArray
+
+
+def noise_alike(key: PRNGKeyArray, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+    """Unit-variance noise of this shape, the same for every item of the batch: each has what it has alone."""
+    return jnp.broadcast_to(jax.random.normal(key, (1, *shape[1:]), jnp.float32), shape)
 
 
 def mixed_noise(

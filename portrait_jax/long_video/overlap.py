@@ -21,7 +21,7 @@ import numpy as np
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.caching import UNCACHED, CacheSchedule, Kept
 from portrait_jax.diffusion.guidance import Guidance
-from portrait_jax.diffusion.noise import mixed_noise
+from portrait_jax.diffusion.noise import mixed_noise, noise_alike
 from portrait_jax.diffusion.sampler import Denoise, cached_steps, first_state
 from portrait_jax.diffusion.solvers import Solver
 from portrait_jax.errors import ShapeError
@@ -118,8 +118,7 @@ def noise_of(
     """`frame_noise` of any frames, by their numbers."""
 
     def one(frame: Array) -> Array:
-        drawn = jax.random.normal(jax.random.fold_in(key, frame), (1, *shape[1:]), jnp.float32)
-        return jnp.broadcast_to(drawn, shape)
+        return noise_alike(jax.random.fold_in(key, frame), shape)
 
     own = jax.vmap(one, out_axes=1)(frames)
     return mixed_noise(own, one(jnp.asarray(_COMMON_STREAM))[:, None], share)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from portrait_jax.sharding.mesh import AXES, BATCH_AXES
-from portrait_jax.typing import Array, PyTree
+from portrait_jax.typing import Array, Float, PyTree
 
 
 def mesh_in_context() -> AbstractMesh | None:
@@ -56,3 +57,23 @@ def tokens_apart(x: Array) -> Array:
         return x
     tokens = dividing(mesh, x.shape[1], ("sequence",)) or PartitionSpec.UNCONSTRAINED
     return jax.lax.with_sharding_constraint(x, PartitionSpec(dividing(mesh, x.shape[0], BATCH_AXES), tokens))
+
+
+def strips_apart(x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
+    """Videos to convolve: clips over the batch axes where these divide them, strips of every picture over the axes that are left.
+
+    A device convolves its own strip and gets its neighbours' borders. Strips are of rows, or of columns where more devices divide
+    these; devices that divide neither do the same work.
+    """
+    mesh = mesh_in_context()
+    if mesh is None:
+        return x
+    clips = dividing(mesh, x.shape[0], BATCH_AXES)
+    left = [axis for axis in AXES if not clips or axis not in BATCH_AXES]
+    sets = [axes for count in range(1, len(left) + 1) for axes in combinations(left, count)]
+    fitting = [(axis, axes) for axis in (2, 3) for axes in sets if dividing(mesh, x.shape[axis], axes)]
+    place: list[tuple[str, ...] | None] = [clips, None, None, None, None]
+    if fitting:
+        axis, axes = max(fitting, key=lambda found: math.prod(mesh.shape[name] for name in found[1]))
+        place[axis] = axes
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*place))

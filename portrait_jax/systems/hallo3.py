@@ -15,16 +15,19 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from portrait_jax.autoencoders import decode_streamed, decode_tiled, sample_latent
 from portrait_jax.autoencoders.pixels import on_bars, to_pm1
 from portrait_jax.backbones.cogvideox import remember
 from portrait_jax.conditioning import Conditioning
+from portrait_jax.diffusion.noise import noise_alike
 from portrait_jax.diffusion.sampler import sample
 from portrait_jax.diffusion.solvers import Index
 from portrait_jax.encoders.speech import heard_windows
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.continued import sample_continued
+from portrait_jax.sharding.activations import strips_apart
 from portrait_jax.systems.diffusing import weighted
 from portrait_jax.systems.hallo3_loss import clip_loss, lips
 from portrait_jax.systems.hallo3_networks import Hallo3Networks
@@ -79,11 +82,12 @@ class Hallo3(Hallo3Networks):
             portrait_u8: of the system's size, or smaller, on black bars then.
             told: any of `face_mask` "b h w", 1 inside the face's rectangle, 0 outside, which the reference transformer does not
                 see (without it: sees all); `face` or `identity`, see `identity`; `text`, see `prompt`.
-            rng: draws the masked picture's latent from the encoder's Gaussian, as the release does; None takes its mean.
+            rng: draws the masked picture's latent from the encoder's Gaussian, as the release does, for all portraits alike; None
+                takes its mean.
         """
         told, clips = told or {}, len(portrait_u8)
         mask = told.get("face_mask", jnp.ones(portrait_u8.shape[:3]))
-        masked = self.to_latents(params, self.face_alone(portrait_u8, mask), rng)
+        masked = self.to_latents(params, self.face_alone(portrait_u8, mask), rng, alike=True)
         text = self.prompt(params, told, clips)
         # In sampling the reference transformer is told no prompt.
         return self.person(params, masked, self.identity(params, told, clips), 0 * text).replace(text=text)
@@ -157,20 +161,21 @@ class Hallo3(Hallo3Networks):
         mask_rng: PRNGKeyArray | None = None,
         rng: PRNGKeyArray | None = None,
         frames: int | None = None,
+        alike: bool = False,
     ) -> Latents:
         """What a clip is told of its beginning: latents of portrait and motion frames, then zeros, for all of its latent frames.
 
-        `motion_pm1` are the last frames of the clip before, or copies of the portrait. `mask_rng` masks a share of their pixels;
-        None masks none. `frames` are the clip's, if not the config's.
+        `motion_pm1` are the last frames of the clip before, or copies of the portrait. `mask_rng` masks a share of their pixels,
+        the same ones of all items; None masks none. `frames` are the clip's, if not the config's. `rng`, `alike`: see `to_latents`.
         """
         if mask_rng is not None:
             seen = jax.random.bernoulli(mask_rng, 1 - self.motion.masked, portrait_pm1.shape[1:3])
             motion_pm1 = motion_pm1 * seen[..., None]
         if self.motion.together:
-            latents = self.to_latents(params, jnp.concatenate([portrait_pm1[:, None], motion_pm1], axis=1), rng)
+            shown = jnp.concatenate([portrait_pm1[:, None], motion_pm1], axis=1)
+            latents = self.to_latents(params, shown, rng, alike)
         else:
-            single = self.to_latents(params, motion_pm1.reshape(-1, 1, *motion_pm1.shape[2:]), rng)
-            latents = single.reshape(len(motion_pm1), -1, *single.shape[2:])
+            latents = self.to_latents(params, motion_pm1, rng, alike, singly=True)
         rest = self.autoencoder_config.latent_frames(frames or self.frames) - latents.shape[1]
         if rest < 0:
             raise ShapeError(f"{motion_pm1.shape[1]} motion frames are more than the clip has; give a longer clip")
@@ -201,16 +206,16 @@ class Hallo3(Hallo3Networks):
         return self.denoiser.apply({"params": params["denoiser"]}, noisy, timestep, conditioning)
 
     def sample(self, params: Params, branches: Mapping[str, Conditioning], rng: PRNGKeyArray) -> Latents:
-        """Latents of one clip by the config's sampling; `branches` come from `encode_driving`."""
+        """Latents of a clip of each portrait by the config's sampling, all of one noise; `branches`: from `encode_driving`."""
         known = branches["cond"].known
         assert known is not None
         keys, solver = jax.random.split(rng), self.solver(self.sampling.steps)
 
         def step_noise(index: Index) -> Array:
-            return jax.random.normal(jax.random.fold_in(keys[1], index), known.shape)
+            return noise_alike(jax.random.fold_in(keys[1], index), known.shape)
 
         return sample(
-            partial(self.denoise, params), jax.random.normal(keys[0], known.shape), branches, solver,
+            partial(self.denoise, params), noise_alike(keys[0], known.shape), branches, solver,
             guidance_of(self.sampling), step_noise=step_noise if solver.stochastic else None, cache=cache_of(self.sampling),
         )  # fmt: skip
 
@@ -226,6 +231,7 @@ class Hallo3(Hallo3Networks):
     ) -> tuple[Float[Array, "b g H W 3"], Float[Array, "b frames H W 3"]]:
         """New frames of clips that go on from each other, in [−1, 1], and the carry for those that follow (§3.3).
 
+        Each portrait's are what it has alone: all draw the same noise.
         `person` comes from `encode_portrait`, `windows` from `long_video.continued.clip_features`; the first clip goes on from
         copies of the portrait, or from the `carry` of an earlier call with `first` the number of clips before.
         """
@@ -234,7 +240,7 @@ class Hallo3(Hallo3Networks):
 
         def clip(motion: Array, audio: Array, key: PRNGKeyArray) -> Array:
             keys = jax.random.split(key, 3)
-            known = self.known_latents(params, image, motion, keys[0], keys[1], audio.shape[1])
+            known = self.known_latents(params, image, motion, keys[0], keys[1], audio.shape[1], alike=True)
             branches = self.encode_driving(params, person, {"audio": audio, "known": known})
             return jnp.clip(self.decode(params, self.sample(params, branches, keys[2])), -1, 1)
 
@@ -244,15 +250,31 @@ class Hallo3(Hallo3Networks):
         """Latents → images in [−1, 1], two latent frames at a time, as the release has it; tile by tile where `sampling` says so,
         each a stream of its own."""
         unscaled, chosen = latents / self.autoencoder_config.scaling_factor, self.sampling
-        decode = partial(decode_streamed, self.autoencoder, params["autoencoder"])
+
+        def decode(part: Latents) -> Array:
+            return decode_streamed(self.autoencoder, params["autoencoder"], strips_apart(part))
+
         return decode_tiled(decode, unscaled, chosen.decode_tile, chosen.decode_overlap)
 
     def to_latents(
-        self, params: Params, video_pm1: Float[Array, "b frames H W 3"], rng: PRNGKeyArray | None = None
+        self,
+        params: Params,
+        video_pm1: Float[Array, "b frames H W 3"],
+        rng: PRNGKeyArray | None = None,
+        alike: bool = False,
+        singly: bool = False,
     ) -> Latents:
-        """A video, all at once, to scaled latents: drawn with `rng`, otherwise the means."""
-        mean, logvar = self.autoencoder.apply({"params": params["autoencoder"]}, video_pm1, method="encode")
-        drawn = mean if rng is None else sample_latent(rng, mean, logvar)
+        """A video, all at once or frame by frame (`singly`), to scaled latents: drawn with `rng`, otherwise the means.
+
+        `alike`: with the same noise for every item, which it would have alone.
+        """
+        encode = partial(self.autoencoder.apply, {"params": params["autoencoder"]}, method="encode")
+        if singly:
+            single = encode(rearrange(video_pm1, "b f h w c -> (b f) 1 h w c"))
+            mean, logvar = (rearrange(each, "(b f) 1 h w c -> b f h w c", b=len(video_pm1)) for each in single)
+        else:
+            mean, logvar = encode(video_pm1)
+        drawn = mean if rng is None else sample_latent(rng, mean, logvar, alike)
         return drawn * self.autoencoder_config.scaling_factor
 
     # Training

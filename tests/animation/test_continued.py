@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from portrait_jax.errors import ConfigError
 from portrait_jax.face.masks import face_rectangle
 from portrait_jax.media.audio import AudioClip
 from portrait_jax.media.video import probe, read_frames
+from portrait_jax.sharding.mesh import make_mesh
 from tests import tiny
 from tests.animation import scene
 from tests.systems.hallo3 import small
@@ -112,16 +115,54 @@ def test_how_many_clips_a_call_makes_does_not_show(animator):
     assert videos[1].std() > 1
 
 
+def people(animator: Animator) -> tuple[list[np.ndarray], list[Signals]]:
+    """Two portraits who hear the same."""
+    pictures = [np.asarray(small.portrait(seed)[0, :, : small.HEIGHT]) for seed in (0, 1)]
+    faces = np.random.default_rng(4).integers(0, 256, (2, small.FACE, small.FACE, 3), dtype=np.uint8)
+    heard = signals_of(animator, FRAMES)
+    return pictures, [replace(heard, still={"face": face}) for face in faces]
+
+
+def test_each_of_several_portraits_has_the_video_that_it_has_alone_also_after_an_interruption(animator):
+    made, (pictures, signals) = (
+        Animator(animator.system, animator.params, steps=2, windows_per_chunk=1),
+        people(animator),
+    )
+    chunks = list(made.videos(pictures, signals, FRAMES, seed=3))
+    joined = np.concatenate([videos for videos, _ in chunks], axis=1).astype(int)
+    for video, picture, told in zip(joined, pictures, signals, strict=True):
+        alone = np.concatenate([frames for frames, _ in made.frames(picture, told, FRAMES, seed=3)])
+        assert np.abs(video - alone).max() <= 1
+    assert np.abs(joined[0] - joined[1]).mean() > 1
+    rest = made.videos(pictures, signals, FRAMES, seed=3, start=chunks[0][1])
+    np.testing.assert_array_equal(np.concatenate([videos for videos, _ in rest], axis=1), joined[:, 7:])
+
+
+@pytest.mark.slow
+def test_several_portraits_lie_over_a_mesh(animator):
+    """Two portraits and two branches on four devices."""
+    pictures, signals = people(animator)
+    params = jax.device_get(animator.params)
+    shared = Animator(animator.system, params, steps=2, windows_per_chunk=1, mesh=make_mesh(data=4))
+    found, alone = (
+        np.concatenate([videos for videos, _ in each.videos(pictures, signals, FRAMES)], axis=1).astype(int)
+        for each in (shared, Animator(animator.system, params, steps=2, windows_per_chunk=1))
+    )
+    assert np.abs(found - alone).max() <= 1
+
+
 def test_before_the_first_frame_nothing_sounds():
     signals = Signals(lambda frames: {"audio": 1.0 + np.asarray(frames, np.float32)[:, None, None, None]})
-    windows = windows_of(signals, np.array([[-1, -1, 0], [0, 1, 2]]))
+    louder = Signals(lambda frames: {"audio": 2 * signals.at(frames)["audio"]})
+    windows = windows_of([signals, louder], np.array([[-1, -1, 0], [0, 1, 2]]))
     assert windows[:, 0, :, 0, 0, 0].tolist() == [[0, 0, 1], [1, 2, 3]]
+    assert windows[:, 1, :, 0, 0, 0].tolist() == [[0, 0, 2], [2, 4, 6]]
 
 
 def test_the_middle_of_a_picture_on_bars_is_shown():
-    video = np.zeros((2, 4, 7, 3), np.uint8)
-    video[:, :, 1:5] = 9
-    np.testing.assert_array_equal(middle_of(video, (4, 4)), np.full((2, 4, 4, 3), 9))
+    video = np.zeros((1, 2, 4, 7, 3), np.uint8)
+    video[..., 1:5, :] = 9
+    np.testing.assert_array_equal(middle_of(video, (4, 4)), np.full((1, 2, 4, 4, 3), 9))
 
 
 def test_frames_hear_what_the_release_interpolates(animator):

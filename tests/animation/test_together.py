@@ -71,11 +71,6 @@ def test_so_it_is_by_other_strategies_and_over_a_mesh(animator, sampling):
     assert_each_is_as_alone([(videos, None) for videos, _ in [*found[:1], *together(shared, start=found[0][1])]], alone)
 
 
-def test_clips_that_go_on_from_pixels_are_made_for_one_portrait(animator):
-    with pytest.raises(ConfigError, match="animate the portraits one after another"):
-        next(make(animator.params, strategy="continued").videos([*PICTURES[-2:]], SIGNALS, FRAMES))
-
-
 @pytest.fixture
 def jobs(tmp_path):
     scene.fill(tmp_path)

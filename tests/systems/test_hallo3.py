@@ -11,6 +11,7 @@ import pytest
 
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.continued import clip_features
+from portrait_jax.sharding.mesh import make_mesh
 from tests.systems.hallo3.small import FRAMES, HEIGHT, WIDTH, batch, make_system, portrait, windows
 from tests.tiny import make_params
 
@@ -71,6 +72,18 @@ def test_clips_go_on_from_each_other_for_as_long_as_the_sound():
     carry, video = run(params(), portrait(), clips)
     assert video.shape == (1, 3 * (FRAMES - 2), HEIGHT, WIDTH, 3) and np.isfinite(video).all()
     np.testing.assert_array_equal(carry, video[:, -2:])
+
+
+def test_each_of_four_devices_decodes_a_strip_of_every_picture():
+    """And hands its borders on: nothing is gathered."""
+    latents = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 8, 12, 4)), jnp.float32)
+    alone = jax.jit(system().decode).lower(params(), latents).compile()
+    with jax.set_mesh(make_mesh(data=4)):
+        shared = jax.jit(system().decode).lower(params(), latents).compile()
+        found = jax.jit(system().decode)(params(), latents)
+    np.testing.assert_allclose(found, alone(params(), latents), atol=2e-5)
+    assert shared.cost_analysis()["flops"] < 0.3 * alone.cost_analysis()["flops"]
+    assert "all-gather" not in shared.as_text() and "collective-permute" in shared.as_text()
 
 
 @pytest.mark.parametrize("shape", [(5, 4, 6), (1, 8, 4), (4, 2, 2)])
