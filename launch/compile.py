@@ -6,7 +6,8 @@
     python -m launch.compile --config configs/xnemo.py:released --program sample --topology v6e:2x2
 
 From shapes alone: no weights, no data, no accelerator, but for a TPU its compiler (python -m pip install libtpu). Status 1 if
-the program does not fit the chips' memory. `--estimate` says in minutes, without compiling, about what a training step needs.
+the program does not fit the chips' memory. `--estimate` says in minutes, without compiling, about what a training step or a
+sampler needs.
 `--sweep` tries meshes and remat policies. `--compilation_cache` keeps the program for
 runs on such a machine. What is reported: docs/scale.md.
 """
@@ -34,7 +35,7 @@ PROGRAM = flags.DEFINE_string("program", "train", "train (one step) or sample.")
 CLIPS = flags.DEFINE_integer("clips", 1, "Portraits that are animated together (--program=sample).", lower_bound=1)
 SWEEP = flags.DEFINE_bool("sweep", False, "Try meshes and remat policies, and print those that fit, best first.")
 ESTIMATE = flags.DEFINE_bool(
-    "estimate", False, "Compile nothing: about what a training step needs, from its trace; needs no libtpu."
+    "estimate", False, "Compile nothing: about what the program needs, from its trace; needs no libtpu."
 )
 EFFORT = flags.DEFINE_bool("effort", False, "Compile as a run would, not quickly; so does --compilation_cache.")
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for everything that was found.")
@@ -48,13 +49,11 @@ def main() -> None:
             "--config and --topology are needed, e.g. --config configs/hallo3.py:stage1 --topology v5p:4x4x4"
         )
     if ESTIMATE.value:
-        others = (SWEEP.value, EFFORT.value, CLIPS.value > 1, PROGRAM.value != "train", executables.FOLDER.value)
-        if any(others):
+        if any((SWEEP.value, EFFORT.value, CLIPS.value > 1, executables.FOLDER.value)):
             raise ConfigError(
-                "--estimate is of a training step and compiles nothing: leave out --sweep, --effort, --clips, --program and "
-                "--compilation_cache"
+                "--estimate compiles nothing, and is of one portrait: leave out --sweep, --effort, --clips and --compilation_cache"
             )
-        if status := finish(estimate(CONFIG.value, TOPOLOGY.value, MESH.value), output):
+        if status := finish(estimate(CONFIG.value, TOPOLOGY.value, MESH.value, PROGRAM.value), output):
             sys.exit(status)
         return
     if SWEEP.value and executables.FOLDER.value is not None:

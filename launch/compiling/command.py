@@ -12,15 +12,23 @@ from launch import meshes
 from launch.compiling import estimates, report, sweeps
 from launch.compiling.machines import Machine, chip_of, chips_of
 from launch.compiling.programs import program
+from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.target import compiling_for
 
+ESTIMATES = {"train": estimates.estimated, "sample": estimates.sampled}
+"""What `--estimate` tells of each program."""
+LINES = {"estimate": report.estimate_lines, "sampling estimate": report.sampling_lines}
+"""How what was found is told, where it was not compiled."""
 
-def estimate(config: ConfigDict, topology: str, mesh: Sequence[str]) -> list[dict[str, Any]]:
-    """About what a training step needs, see `estimates.estimated`."""
+
+def estimate(config: ConfigDict, topology: str, mesh: Sequence[str], kind: str = "train") -> list[dict[str, Any]]:
+    """About what a training step, or a sampler, needs (`ESTIMATES`). Raises ConfigError for another program."""
     chip, devices = chip_of(topology), chips_of(topology)
+    if kind not in ESTIMATES:
+        raise ConfigError(f"--program '{kind}' does not exist{nearest(kind, list(ESTIMATES))}")
     with compiling_for(chip.platform):
-        told = estimates.estimated(config, devices, mesh_sizes(config, mesh), chip)
+        told = ESTIMATES[kind](config, devices, mesh_sizes(config, mesh), chip)
     return [report.document(told, config=f"{config.task}:{config.stage}", topology=topology, chip=chip.name,
                             remat=sweeps.policy_of(config))]  # fmt: skip
 
@@ -75,7 +83,7 @@ def mesh_sizes(config: ConfigDict, given: Sequence[str]) -> dict[str, int]:
 def finish(made: list[dict[str, Any]], output: Path | None) -> int:
     """Prints and writes what was found; returns the status: 1 if nothing fits."""
     for each in made:
-        print(*(report.estimate_lines if each["program"] == "estimate" else report.lines)(each), sep="\n")
+        print(*LINES.get(each["program"], report.lines)(each), sep="\n")
     if output is not None:
         report.write(output, made[0] if len(made) == 1 else {"schema": report.SCHEMA, "tried": made})
     return 0 if any(each["fits"] for each in made) else 1

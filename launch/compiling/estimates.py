@@ -1,4 +1,4 @@
-"""About what a training step needs, from its trace alone: minutes where a compiler takes hours, and no compiler at all."""
+"""About what a training step or a sampler needs, from its trace alone: minutes where a compiler takes hours, and none is needed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from ml_collections import ConfigDict
 
 from launch.benchmarks.flops import flops
 from launch.compiling.machines import GIB, Chip
-from launch.compiling.programs import batch_shapes
+from launch.compiling.programs import LONG, batch_shapes, f32, program, u8
 from launch.compiling.report import held
 from portrait_jax import systems
+from portrait_jax.animation import Animator
 from portrait_jax.errors import ConfigError
+from portrait_jax.long_video.continued import Clips
+from portrait_jax.long_video.tiles import Tiles
 from portrait_jax.sharding.mesh import BATCH_AXES, check_batch_size, described_mesh, make_mesh
+from portrait_jax.sharding.placing import ONE_DEVICE
+from portrait_jax.sharding.rules import shardings
+from portrait_jax.systems.system import frame_size
 from portrait_jax.training.loop import state_shapes
 from portrait_jax.training.state import merge
 from portrait_jax.training.step import split_adversary
@@ -72,6 +78,49 @@ def estimated(config: ConfigDict, devices: int, sizes: dict[str, int], chip: Chi
         "mesh": dict(mesh.shape),
         "batch": stage.batch_size,
     }
+
+
+def sampled(config: ConfigDict, devices: int, sizes: dict[str, int], chip: Chip) -> dict[str, Any]:
+    """Parameters of a chip in GiB, which alone say whether it `fits`, and operations for one portrait in a long video.
+
+    Operations: of the portrait, once; of a frame, of its solver steps (guidance, and what windows overlap, included) and of its
+    decoder; and what a frame would need more if nothing of the portrait were kept from one solver step to the next. What drives
+    the video is not counted where it is encoded before.
+
+    Raises:
+        ConfigError: for a task that does not sample.
+    """
+    alone = make_mesh(data=1, devices=jax.devices()[:1])
+    made = program("sample", config, alone, 1)
+    system: Any = systems.build(config)
+    params, mesh = jax.eval_shape(system.init, jax.random.key(0)), described_mesh(devices, **sizes)
+    animator = Animator(system, {})
+    plan, size = animator.plan(LONG), int(animator.settings["windows_per_chunk"])
+    if isinstance(plan, Tiles):
+        windows, calls = len(plan.index), sum(1 for group in range(plan.count) for _ in plan.batches(group))
+    else:
+        windows, calls = plan.count, plan.count if isinstance(plan, Clips) else plan.count / min(size, plan.count)
+    person = flops(jax.jit(system.encode_portrait).trace(params, u8(1, *frame_size(system), 3)).jaxpr)
+    return {
+        "program": "sampling estimate",
+        "fits": (parameters := held(jax.tree.map(ONE_DEVICE.put, params, shardings(params, mesh)))) <= chip.memory_gib,
+        "parameters_gib": parameters,
+        "memory_of_chip_gib": chip.memory_gib,
+        "mesh": dict(mesh.shape),
+        "solver_steps": animator.solver.steps,
+        "flops": {
+            "portrait, once": person,
+            "solver steps, a frame": flops(made.traced.jaxpr) * made.steps * calls / LONG,
+            "decoder, a frame": 0.0 if isinstance(plan, Clips) else decoded(system, params, plan),
+            "portrait at every solver step, a frame": person * animator.solver.steps * windows / LONG,
+        },
+    }
+
+
+def decoded(system: Any, params: PyTree, plan: Any) -> float:
+    """Operations of the decoder for a frame, of as many as it sees together."""
+    group = (system.sampling.decode_chunk or plan.length) if isinstance(plan, Tiles) else plan.stride
+    return flops(jax.jit(system.decode).trace(params, f32(1, group, *system.latent_shape())).jaxpr) / group
 
 
 def kept(loss: Callable[..., Any], given: tuple, spread: dict[tuple[int, ...], tuple[int, ...]]) -> int:

@@ -27,6 +27,9 @@ from portrait_jax.training.optimizers import make_optimizer
 from portrait_jax.training.step import make_train_step
 from portrait_jax.typing import PyTree
 
+LONG = 10_000
+"""Frames of the video whose windows are sampled: so many that its ends do not count."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -97,7 +100,7 @@ def sampling(config: ConfigDict, mesh: Mesh, clips: int = 1) -> Program:
     placing = Placing(mesh) if mesh.size > 1 else Alone(mesh.devices.item())
     params = placing.params(jax.eval_shape(system.init, jax.random.key(0)))
     animator = Animator(system, {})
-    plan = animator.plan(10_000)
+    plan = animator.plan(LONG)
     kind = next(name for name, fits in KINDS.items() if fits(plan))
     traced, steps = placing.under(SAMPLERS[kind])(animator, plan, params, placing, clips)
     return Program(traced, params, clips, steps)
@@ -188,10 +191,9 @@ def squares(system: Any, clips: int, frames: int) -> dict[str, jax.ShapeDtypeStr
     return {"faces": crops, "heads": crops, "head_level": level, "expression_level": level}
 
 
-def states(system: Any, clips: int, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Hidden states of the speech encoder around each frame."""
-    speech = system.speech_config
-    return {"audio": f32(clips, frames, system.audio_config.window, speech.layers, speech.hidden)}
+def states(speech: Any, window: int, clips: int, frames: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Hidden states of a speech encoder in a window around each frame."""
+    return {"audio": f32(clips, frames, window, speech.layers, speech.hidden)}
 
 
 DRIVING: Mapping[str, Callable[[Any, int, int], dict[str, jax.ShapeDtypeStruct]]] = MappingProxyType(
@@ -204,8 +206,8 @@ DRIVING: Mapping[str, Callable[[Any, int, int], dict[str, jax.ShapeDtypeStruct]]
             "reference_face": u8(clips, system.face_size, system.face_size, 3),
         },
         "aligned faces": squares,
-        "sound": states,
-        "sound and text": states,
+        "sound": lambda system, *sizes: states(system.speech_config, system.audio_config.window, *sizes),
+        "sound and text": lambda system, *sizes: states(system.audio_encoder_config, system.audio_window, *sizes),
     }
 )
 """What drives a system → the arrays that its `encode_driving` reads of so many frames."""

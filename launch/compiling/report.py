@@ -153,6 +153,17 @@ def estimate_lines(made: dict[str, Any]) -> list[str]:
     ]
 
 
+def sampling_lines(made: dict[str, Any]) -> list[str]:
+    """What `estimates.sampled` found, for a person."""
+    mesh = " ".join(f"{axis}={size}" for axis, size in made["mesh"].items())
+    word = "may fit" if made["fits"] else "does NOT fit, its parameters alone"
+    return [
+        f"{made['config']} sample on {made['topology']} ({made['chip']}), {mesh}: nothing was compiled",
+        f"  {word}: {amount(made['parameters_gib'] * GIB)} of parameters, of {made['memory_of_chip_gib']} GiB per chip",
+        *(f"  {count / 1e12:.4g} TFLOP  {name}" for name, count in made["flops"].items()),
+    ]
+
+
 def amount(size: float) -> str:
     """Bytes for people."""
     for unit in ("B", "KiB", "MiB"):

@@ -12,15 +12,18 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from launch import meshes
+from launch.benchmarks.flops import flops
 from launch.compiling import command, estimates, hlo, report, sweeps
 from launch.compiling.machines import GIB, machine
-from launch.compiling.programs import Program, batch_shapes, program
+from launch.compiling.programs import Program, batch_shapes, f32, program, u8
+from portrait_jax import systems
 from portrait_jax.errors import ConfigError, DeviceError
 from portrait_jax.nn import attention as layer
 from portrait_jax.settings import compute_dtype
 from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.target import compiling_for, platform
 from tests import tiny, tiny_anyexpress, tiny_hunyuan, tiny_prior, tiny_xnemo
+from tests.systems.hallo3 import small as hallo3_small
 
 LOOPED = """HloModule jit_f, is_scheduled=true
 
@@ -155,6 +158,40 @@ def test_an_estimate_of_a_large_slice_needs_neither_its_devices_nor_its_compiler
         command.estimate(config, "v5e:4xx", [])
 
 
+def test_an_estimate_of_sampling_counts_windows_steps_and_branches_and_the_portrait_once(capsys):
+    """Windows of four frames, of which two are new, in two steps with two branches."""
+    config = tiny.get_config("demo_stage2")
+    (made,) = command.estimate(config, "v5e:2x2", ["data=2", "fsdp=2"], "sample")
+    system = systems.build(config)
+    assert (system.sampling.window, system.sampling.overlap, made["solver_steps"]) == (4, 2, 2)
+    params, control = jax.eval_shape(system.init, jax.random.key(0)), {"control": u8(1, 4, tiny.SIZE, tiny.SIZE, 3)}
+    portrait = jax.jit(system.encode_portrait).trace(params, u8(1, tiny.SIZE, tiny.SIZE, 3))
+    told = jax.eval_shape(system.encode_driving, params, jax.eval_shape(lambda: portrait.out_info), control)["cond"]
+    noisy = f32(1, 4, *system.latent_shape())
+    once = flops(jax.jit(system.denoise).trace(params, noisy, f32(1), told).jaxpr)
+    found = made["flops"]
+    assert found["solver steps, a frame"] == pytest.approx(once * 2 * 2 / 2, rel=0.02)
+    assert found["portrait, once"] == flops(portrait.jaxpr)
+    assert found["portrait at every solver step, a frame"] == pytest.approx(found["portrait, once"] * 2 / 2, rel=0.01)
+    assert found["decoder, a frame"] == pytest.approx(flops(jax.jit(system.decode).trace(params, noisy).jaxpr) / 4)
+    assert command.finish([made], None) == 0 and "may fit" in capsys.readouterr().out
+    assert command.finish([{**made, "fits": False}], None) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [tiny_hunyuan.get_config, hallo3_small.get_config], ids=["jointly", "continued"])
+def test_an_estimate_of_sampling_knows_every_kind_of_windows(config):
+    (made,) = command.estimate(config(), "v5p:2x2x1", ["fsdp=4"], "sample")
+    counts = made["flops"]
+    assert counts["solver steps, a frame"] > 0 and (counts["decoder, a frame"] == 0) == (made["config"][:6] == "hallo3")
+    assert made["parameters_gib"] < 0.5 and made["fits"]
+
+
+def test_an_estimate_of_another_program_is_refused():
+    with pytest.raises(ConfigError, match="'samples' does not exist; did you mean 'sample'"):
+        command.estimate(tiny.get_config(), "v5e:2x2", [], "samples")
+
+
 def test_the_batch_is_what_the_loader_gives():
     config, mesh = tiny.get_config("demo_stage1"), make_mesh(data=8)
     shapes = batch_shapes(config, 16, 3, mesh)
@@ -169,6 +206,7 @@ SAMPLED = {
     "xnemo": lambda: tiny_xnemo.get_config(),
     "anyexpress": lambda: tiny_anyexpress.get_config("demo"),
     "hunyuan_portrait": lambda: tiny_hunyuan.get_config(),
+    "hallo3": lambda: hallo3_small.get_config(),
 }
 
 
