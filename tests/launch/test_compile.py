@@ -217,6 +217,17 @@ def test_the_sampler_of_every_system_is_traced_from_its_config_alone(system):
     made = program("sample", config, mesh, 8)
     assert made.examples == 8 and made.steps >= 1
     assert "num_partitions = 8" in made.traced.lower().as_text()[:2000]
+    # Of the portrait everything is encoded before: nothing that only does so is read.
+    once = {"reference", "image_encoder", "image_projection", "face_recogniser", "face_projection", "text_encoder"}
+    assert read_networks(made).isdisjoint(once) and "denoiser" in read_networks(made)
+
+
+def read_networks(made: Program) -> set[str]:
+    """Sub-networks whose parameters the program computes with; they are its first arguments."""
+    jaxpr = made.traced.jaxpr.jaxpr
+    leaves = jax.tree.leaves_with_path(made.parameters)
+    read = {id(each) for equation in jaxpr.eqns for each in equation.invars}
+    return {path[0].key for (path, _), each in zip(leaves, jaxpr.invars) if id(each) in read}
 
 
 def test_a_mesh_is_said_as_in_a_config():
