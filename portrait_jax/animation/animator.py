@@ -298,7 +298,7 @@ class Animator:
 
     def _decode_all(self, latents: np.ndarray, group: int, shown: slice = slice(None)) -> np.ndarray:
         """`decoding.decoded` by the system; of a temporal decoder each device has a clip or a group of its own."""
-        parts, together = self.placing.parts, getattr(self.system, "temporal_decoder", False)
-        groups = parts // math.gcd(parts, len(latents)) if together else 1
+        parts = self.placing.parts
+        groups = parts // math.gcd(parts, len(latents)) if self.system.temporal_decoder else 1
         decode, side = partial(self._decode, self._placed), self.system.image_size
         return decoding.decoded(decode, latents, side, group, groups, shown, self.placing)

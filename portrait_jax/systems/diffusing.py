@@ -52,6 +52,7 @@ class LatentDiffusion:
     sampling: SamplingConfig
     image_size: int
     prediction: str
+    temporal_decoder: bool = False
 
     @property
     def autoencoder(self) -> Any:

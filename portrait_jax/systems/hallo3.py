@@ -42,6 +42,7 @@ class Hallo3(Hallo3Networks):
     """The system at any size: what its networks are told, sampling, and training."""
 
     driven_by: ClassVar[str] = "sound and text"
+    temporal_decoder: ClassVar[bool] = True
 
     @property
     def batch_keys(self) -> tuple[str, ...]:

@@ -138,6 +138,11 @@ class System(Task, Protocol):
     @property
     def sampling(self) -> SamplingConfig: ...
 
+    @property
+    def temporal_decoder(self) -> bool:
+        """Whether frames that are decoded together see each other."""
+        ...
+
     def latent_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of one frame's latent."""
         ...

@@ -115,7 +115,7 @@ def test_frames_to_decode_lie_over_all_devices(alone):
 
 
 def test_of_a_temporal_decoder_each_device_has_a_clip_or_a_group_of_its_own(alone, monkeypatch):
-    monkeypatch.setattr(FollowYourEmoji, "temporal_decoder", True, raising=False)
+    monkeypatch.setattr(FollowYourEmoji, "temporal_decoder", True)
     shared, shapes = make(alone.params, mesh={"data": 2, "fsdp": 2}), []
 
     def decode(params, latents):
