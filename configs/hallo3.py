@@ -109,6 +109,7 @@ def train(config: ConfigDict, name: str) -> None:
         "lr": 1e-5,
         "b2": 0.95,
         "weight_decay": 1e-4,
+        "no_decay": (".*/(bias|scale)$",),
         "clip_norm": 0.1,
         "warmup_steps": 300,
         "schedule": "linear",
@@ -122,7 +123,10 @@ def train(config: ConfigDict, name: str) -> None:
     }
     if by_paper:
         config.model.motion.update({"together": False, "masked": 0.25})  # §3.3, §4.1
-        config.loss.update({"known_drop": 0.0, "reference_drop": 0.0})
+        config.model.memory_of = "portrait"  # §3.3, figure 2
+        config.model.audio.joined = "mean"  # §3.2: three linear layers
+        # Guidance needs clips without prompt and sound, of which the paper does not speak; the rest is the release's.
+        config.loss.update({"known_drop": 0.0, "reference_drop": 0.0, "noise": None})
 
 
 def model() -> ConfigDict:
@@ -138,7 +142,7 @@ def model() -> ConfigDict:
             "audio_encoder": {"hidden": 768, "layers": 12},
             # The last norm of the original; diffusers' has 1e-5. In training only the input of every block is kept.
             "denoiser": {"layers": 42, "out_eps": 1e-6, "remat": "full"},
-            "audio": {"tokens": 32, "width": 768},
+            "audio": {"tokens": 32, "width": 768, "joined": "convolution"},
             "audio_window": 5,
             "face": {"tokens": 4, "width": 1024},
             # glintr100, whose vector is taken as it is.
@@ -147,6 +151,9 @@ def model() -> ConfigDict:
             "face_by": "cross",
             "audio_by": "cross",
             "memory": True,
+            "memory_of": "face",
+            # Megatron's, with which the release's new layers began; their output's is smaller by √(2 · 42).
+            "told_deviation": 0.02,
             # Whether prompts, sound and faces come encoded, from data of one's own: no encoders then.
             "precomputed": False,
             # Of the paper: every motion frame a latent frame of its own (§3.3), 0.25 of their pixels masked (§4.1).

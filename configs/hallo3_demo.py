@@ -55,6 +55,9 @@ def model() -> ConfigDict:
             "face_by": "cross",
             "audio_by": "cross",
             "memory": True,
+            "memory_of": "face",
+            # As large as those of the denoiser, which begins from nothing too.
+            "told_deviation": 0.0,
             "precomputed": False,
             "motion": {"frames": MOTION, "together": True, "masked": 0.1},
             "schedule": {"name": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},

@@ -48,13 +48,18 @@ class FrameAttention(nn.Module):
     heads: int
     own: bool = False
     dtype: Any = jnp.float32
+    deviations: tuple[float, float] | None = None
+    """Of fresh weights that make queries, keys and values, and of those that make the output; None: by their inputs' number."""
 
     @nn.compact
     def __call__(self, x: Frames, tokens: Tokens, prepare: Prepare) -> Frames:
         """`prepare` makes queries and keys ready, see `nn.slots`. Raises ShapeError as `per_frame`."""
 
         def project(name: str, y: Array) -> Array:
-            return nn.Dense(x.shape[-1], dtype=self.dtype, name=name)(y)
+            init = nn.initializers.lecun_normal()
+            if self.deviations is not None:
+                init = nn.initializers.normal(self.deviations[name == "to_out_0"])
+            return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=init, name=name)(y)
 
         context = rearrange(tokens, "b f k d -> (b f) k d") if per_frame(x, tokens) else tokens
         query = rearrange(LayerNorm(name="norm")(x), "b f n c -> (b f) n c")
@@ -94,8 +99,12 @@ class FrameModulation(nn.Module):
 KINDS = ("cross", "self", "adaln", "adaln_zero")
 
 
-def frame_slot(name: str, field: str, heads: int, kind: str = "cross") -> Slot:
+def frame_slot(
+    name: str, field: str, heads: int, kind: str = "cross", deviations: tuple[float, float] | None = None
+) -> Slot:
     """In every block a layer `name`_attn, or `name`_norm, that is told the tokens in one field of the conditioning.
+
+    `deviations`: see `FrameAttention`.
 
     Raises ConfigError for a kind that is none of `KINDS`: attention to the tokens; to them and the frame's own; modulation of a
     norm; modulation that starts as the identity.
@@ -105,7 +114,7 @@ def frame_slot(name: str, field: str, heads: int, kind: str = "cross") -> Slot:
 
     def make(site, *, dtype, name):
         if kind in ("cross", "self"):
-            return FrameAttention(heads, kind == "self", dtype, name=name)
+            return FrameAttention(heads, kind == "self", dtype, deviations, name=name)
         return FrameModulation(kind == "adaln_zero", dtype, name=name)
 
     return Slot("after_attn1", f"{name}_attn" if kind in ("cross", "self") else f"{name}_norm", make, field=field)

@@ -189,7 +189,7 @@ def guided(
     batched: bool = True,
     measures: bool = False,
 ) -> Callable[..., PyTree]:
-    """Builds predict(noisy latents, scalar timestep) → the prediction that the guidance makes of its branches'; and, where
+    """Builds predict(noisy latents, scalar timestep) → the prediction that the guidance makes of its branches', float32; and, where
     `denoise` `measures`, {branch: what it measured}, or its deep features where it is told of them ({branch: cache}, a third
     argument).
 
@@ -199,15 +199,20 @@ def guided(
     """
     predict = predictor(denoise, conditionings, guidance, batched=batched)
     more = (conditionings[guidance.branches[-1]].given,) if guidance.reads_given else ()
+
+    def combined(predictions: Mapping[str, Array]) -> Array:
+        # Branches differ by little, and a scale makes what bfloat16 rounds off of that difference larger.
+        return guidance.combine({name: each.astype(jnp.float32) for name, each in predictions.items()}, *more)
+
     if not measures:
-        return lambda x, timestep: guidance.combine(predict(x, timestep), *more)
+        return lambda x, timestep: combined(predict(x, timestep))
 
     def both(
         x: Array, timestep: Array, caches: Mapping[str, FeatureCache] | None = None
     ) -> tuple[Array, dict[str, PyTree]]:
         found = predict(x, timestep, caches)
         predictions = {name: prediction for name, (prediction, _) in found.items()}
-        return guidance.combine(predictions, *more), {name: measured for name, (_, measured) in found.items()}
+        return combined(predictions), {name: measured for name, (_, measured) in found.items()}
 
     return both
 

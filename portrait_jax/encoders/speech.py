@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -40,12 +41,15 @@ class Clock:
         rate: samples per second.
         centred: whether a frame hears the middle of its time; False: frame 0 hears the first vector and the others as much later
             as they show later, which at 25 frames per second is what interpolation with corners aligned gives.
+        whole: silence is heard behind a sound until it lasts a multiple of so many frames. What is heard at once has norms and
+            attention over all of its time, so that the silence shows in every frame.
     """
 
     fps: float
     config: Wav2Vec2Config
     rate: int = SAMPLE_RATE
     centred: bool = True
+    whole: int = 1
 
     def __post_init__(self) -> None:
         if not 0 < self.fps < float("inf"):
@@ -162,12 +166,16 @@ def speech_states(
     level = measure(blocks())
     if level.samples < clock.config.shortest:
         raise AudioError(f"{level.samples} samples are too few for speech features; give {clock.config.shortest}")
-    pieces = plan_pieces(clock, level.samples, seconds, context)
-    for piece, samples in zip(pieces, _cut(blocks(), pieces)):
+    frames = clock.frames(level.samples)
+    # It has the sound's own mean, so that it is zero once that is taken off.
+    silence = np.full(clock.sample(-frames % clock.whole), level.mean, np.float32)
+    pieces = plan_pieces(clock, level.samples + len(silence), seconds, context)
+    for piece, samples in zip(pieces, _cut(chain(blocks(), [silence]), pieces)):
         places = clock.places(piece.start + np.arange(piece.seen), piece.origin)
         wave = ((samples.astype(np.float64) - level.mean) / level.deviation).astype(np.float32)
         states = np.asarray(encode(jnp.asarray(wave)[None], jnp.asarray(places)))[0]
-        yield states[piece.first - piece.start : piece.stop - piece.start, 1:]
+        if piece.first < frames:
+            yield states[piece.first - piece.start : min(piece.stop, frames) - piece.start, 1:]
 
 
 def _cut(blocks: Iterable[np.ndarray], pieces: list[Piece]) -> Iterator[np.ndarray]:

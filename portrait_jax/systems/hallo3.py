@@ -82,7 +82,8 @@ class Hallo3(Hallo3Networks):
         Args:
             portrait_u8: of the system's size, or smaller, on black bars then.
             told: any of `face_mask` "b h w", 1 inside the face's rectangle, 0 outside, which the reference transformer does not
-                see (without it: sees all); `face` or `identity`, see `identity`; `text`, see `prompt`.
+                see (without it, or with `memory_of` "portrait", it sees all); `face` or `identity`, see `identity`; `text`, see
+                `prompt`.
             rng: draws the masked picture's latent from the encoder's Gaussian, as the release does, for all portraits alike; None
                 takes its mean.
         """
@@ -90,8 +91,9 @@ class Hallo3(Hallo3Networks):
         mask = told.get("face_mask", jnp.ones(portrait_u8.shape[:3]))
         masked = self.to_latents(params, self.face_alone(portrait_u8, mask), rng, alike=True)
         text = self.prompt(params, told, clips)
-        # In sampling the reference transformer is told no prompt.
-        return self.person(params, masked, self.identity(params, told, clips), 0 * text).replace(text=text)
+        # By the release the reference transformer is told no prompt in sampling.
+        read = text if self.memory_of == "portrait" else 0 * text
+        return self.person(params, masked, self.identity(params, told, clips), read).replace(text=text)
 
     def picture(self, picture_u8: UInt8[Array, "*b h w 3"]) -> Float[Array, "*b H W 3"]:
         """Pictures in [−1, 1] at the system's size, smaller ones on black bars."""
@@ -100,7 +102,9 @@ class Hallo3(Hallo3Networks):
     def face_alone(
         self, picture_u8: UInt8[Array, "b h w 3"], face_mask: Float[Array, "b h w"]
     ) -> Float[Array, "b 1 H W 3"]:
-        """Videos of one frame, black outside the mask."""
+        """Videos of one frame, black outside the mask; whole where the reference transformer sees the portrait."""
+        if self.memory_of == "portrait":
+            return self.picture(picture_u8)[:, None]
         mask = on_bars(face_mask[..., None].astype(jnp.float32), self.height, self.width)
         return ((self.picture(picture_u8) + 1) * mask - 1)[:, None]
 

@@ -46,10 +46,11 @@ def clip_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> d
     latents = system.to_latents(params, video, keys[0])
     face = system.face_alone(batch["reference"], batch["face_mask"])
     masked = keep(keys[1], chosen.reference_drop, system.to_latents(params, face, keys[2]))
-    mean, spread = chosen.noise
-    level = jnp.exp(mean + spread * jax.random.normal(keys[3], (clips, 1, 1, 1, 1)))
     motion = video[:, : system.motion.frames]
-    motion = motion + level * jax.random.normal(keys[4], motion.shape)
+    if chosen.noise is not None:
+        mean, spread = chosen.noise
+        level = jnp.exp(mean + spread * jax.random.normal(keys[3], (clips, 1, 1, 1, 1)))
+        motion = motion + level * jax.random.normal(keys[4], motion.shape)
     known = system.known_latents(params, image, motion, keys[5], keys[6], frames)
     latents, masked, known = jax.lax.stop_gradient((latents, masked, keep(keys[7], chosen.known_drop, known)))
 

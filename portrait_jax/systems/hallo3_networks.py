@@ -22,7 +22,7 @@ from portrait_jax.encoders.arcface import ArcFace, ArcFaceConfig
 from portrait_jax.encoders.speech import Clock
 from portrait_jax.encoders.t5 import T5Config, T5Encoder
 from portrait_jax.encoders.wav2vec2 import Wav2Vec2, Wav2Vec2Config
-from portrait_jax.errors import ConfigError
+from portrait_jax.errors import ConfigError, nearest
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.system import SamplingConfig
 from portrait_jax.training.lips import lip_reader
@@ -43,6 +43,10 @@ class MotionConfig:
     """Share of their pixels that are replaced by grey, the same in all of them. The paper says 0.25 (§4.1)."""
 
 
+SEEN = ("face", "portrait")
+"""The face's rectangle alone, and in sampling no prompt (the release); or the whole portrait, and always the prompt (§3.3)."""
+
+
 @dataclass(frozen=True)
 class LossConfig:
     """How a training example is made poorer (the release; §4.1 where the paper says)."""
@@ -53,8 +57,8 @@ class LossConfig:
     """Share of clips whose masked portrait is replaced by zero latents."""
     known_drop: float = 0.05
     """Share of clips that are told no frames at all."""
-    noise: tuple[float, float] = (-3.0, 0.5)
-    """Motion frames get Gaussian noise whose ln σ is drawn around the first with the second."""
+    noise: tuple[float, float] | None = (-3.0, 0.5)
+    """Motion frames get Gaussian noise whose ln σ is drawn around the first with the second; None: they get none (the paper)."""
     diffusion: float = 1.0
     """Weight of the diffusion loss; 0 leaves both transformers out, for a warm-up that the paper does not have."""
     mouth: float = 0.0
@@ -98,6 +102,11 @@ class Hallo3Networks:
     """How frames are told of their sound (table 4); "none" in the first stage."""
     memory: bool = True
     """Whether there is a reference transformer, whose keys and values joint attention has besides (table 5)."""
+    memory_of: str = "face"
+    """What that transformer sees, a name in `SEEN`."""
+    told_deviation: float = 0.0
+    """Of fresh weights of attention to face and sound; those of its output are smaller by √(2 · layers). 0: by the inputs' number,
+    which is more, for a denoiser that is as fresh."""
     precomputed: bool = False
     """Whether prompts, speech features and identity vectors are given instead of made, so that the encoders that make them are
     no part of the parameters."""
@@ -127,6 +136,8 @@ class Hallo3Networks:
             raise ConfigError(f"loss.mouth needs square clips, not {self.height}×{self.width}; set it 0")
         if self.loss_config.lips and self.audio_by == "none":
             raise ConfigError("loss.lips listens to sound, which model.audio_by 'none' leaves out; set it 0")
+        if self.memory_of not in SEEN:
+            raise ConfigError(f"model.memory_of '{self.memory_of}' does not exist{nearest(self.memory_of, SEEN)}")
         denoiser.tokens(*self.latent_grid)
         piece = 2 * autoencoder.time_stride
         if self.frames % piece != 1:
@@ -171,6 +182,8 @@ class Hallo3Networks:
             face_by=model.face_by,
             audio_by=model.audio_by,
             memory=model.memory,
+            memory_of=model.memory_of,
+            told_deviation=model.told_deviation,
             precomputed=model.precomputed,
             audio_window=model.audio_window,
         )
@@ -194,8 +207,9 @@ class Hallo3Networks:
     def denoiser(self) -> CogVideoX:
         """Per block: joint attention with memory, face attention, audio attention, feed-forward (§3.2)."""
         told = (("face", "image_tokens", self.face_by), ("audio", "audio", self.audio_by))
-        heads = self.denoiser_config.heads
-        slots = tuple(frame_slot(name, field, heads, kind) for name, field, kind in told if kind != "none")
+        heads, fresh = self.denoiser_config.heads, self.told_deviation
+        deviations = (fresh, fresh / (2 * self.denoiser_config.layers) ** 0.5) if fresh else None
+        slots = tuple(frame_slot(name, field, heads, kind, deviations) for name, field, kind in told if kind != "none")
         return CogVideoX(self.denoiser_config, slots, dtype=self.dtype)
 
     @property
@@ -232,8 +246,10 @@ class Hallo3Networks:
         return self.denoiser_config.text_tokens
 
     def clock(self, fps: float | None = None) -> Clock:
-        """Where frames lie on a sound, at this rate or the training clips': as the release interpolates."""
-        return Clock(self.fps if fps is None else fps, self.audio_encoder_config, centred=False)
+        """Where frames lie on a sound, at this rate or the training clips': as the release interpolates, and fills up the last clip
+        with silence."""
+        rate = self.fps if fps is None else fps
+        return Clock(rate, self.audio_encoder_config, centred=False, whole=self.frames)
 
     @property
     def latent_grid(self) -> tuple[int, int, int]:

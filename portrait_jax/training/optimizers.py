@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import optax
 
 from portrait_jax.errors import ConfigError, nearest
-from portrait_jax.training.state import merge, partition
+from portrait_jax.training.state import flatten, matches, merge, partition, unflatten
 from portrait_jax.training.task import OptimizerConfig, Stage
 from portrait_jax.typing import Params, PyTree
 
@@ -50,7 +50,20 @@ def adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
         raise ConfigError(f"optimizer '{config.name}' is not known; known are: adamw")
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     rate = make_schedule(config, steps)
-    return optax.chain(clip, optax.adamw(rate, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay))
+    return optax.chain(
+        clip, optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=decaying(config))
+    )
+
+
+def decaying(config: OptimizerConfig) -> Callable[[Params], PyTree] | None:
+    """Parameters → which of their leaves decay; None: all do."""
+    if not config.no_decay:
+        return None
+
+    def mask(params: Params) -> PyTree:
+        return unflatten({name: not matches(name, config.no_decay) for name in flatten(params)})
+
+    return mask
 
 
 def apart(

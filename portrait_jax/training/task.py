@@ -15,7 +15,7 @@ from portrait_jax.typing import Array, Float, Image, Params, PRNGKeyArray
 class OptimizerConfig:
     """AdamW with a warm-up, clipping by global norm, and gradient accumulation.
 
-    Weight decay touches every trainable leaf, biases and norms too, as torch's AdamW does by default.
+    Weight decay touches every trainable leaf, biases and norms too, as torch's AdamW does by default, but for those in `no_decay`.
     """
 
     name: str = "adamw"
@@ -26,6 +26,8 @@ class OptimizerConfig:
     schedule: str = "constant"
     """What follows the warm-up: `constant`; `linear` or `cosine`: a line, or half a cosine, down to 0 at the stage's last step."""
     weight_decay: float = 0.01
+    no_decay: tuple[str, ...] = ()
+    """Patterns as those of `Stage.trainable`, of leaves that do not decay."""
     b1: float = 0.9
     b2: float = 0.999
     clip_norm: float = 0.0

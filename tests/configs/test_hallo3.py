@@ -16,7 +16,7 @@ from portrait_jax.errors import ConfigError
 from portrait_jax.interchange import layout_named
 from portrait_jax.systems import build
 from portrait_jax.systems.hallo3 import Hallo3
-from portrait_jax.training.state import flatten, partition
+from portrait_jax.training.state import flatten, matches, partition
 from tests.weights import shapes
 
 
@@ -54,6 +54,69 @@ def counts(name: str) -> dict[str, float]:
         subnet = path.split("/")[0]
         sizes[subnet] = sizes.get(subnet, 0) + math.prod(leaf.shape) / 1e9
     return {subnet: round(size, 3) for subnet, size in sizes.items()}
+
+
+ATTENTION = {f"attn1/to_{name}/{leaf}" for name in ("q", "k", "v", "out_0") for leaf in ("kernel", "bias")}
+NORM = {f"norm2/norm/{leaf}" for leaf in ("scale", "bias")}
+
+
+def told(name: str) -> set[str]:
+    """The leaves of a block's attention to what it is told, but its norm's."""
+    return {leaf.replace("attn1", f"{name}_attn") for leaf in ATTENTION}
+
+
+def trains(name: str) -> dict[str, set[str]]:
+    """Sub-network → the leaves of its blocks that a stage trains; of others all that they have of them."""
+    system = build(hallo3.get_config(name))
+    tree = jax.eval_shape(system.init, jax.random.key(0))
+    trained, frozen = (flatten(part) for part in partition(tree, system.stages[name].trainable))
+    found: dict[str, set[str]] = {}
+    for path in trained:
+        subnet, rest = path.split("/", 1)
+        if subnet in ("denoiser", "reference"):
+            assert rest.startswith("transformer_blocks/")
+        elif not any(other.startswith(subnet + "/") for other in frozen):
+            rest = "all"
+        found.setdefault(subnet, set()).add(rest.removeprefix("transformer_blocks/"))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # The release's "attention" names the norm behind it too, and "face" its norm and projection.
+        ("stage1", {
+            "reference": ATTENTION | NORM,
+            "denoiser": ATTENTION | NORM | told("face") | {"face_attn/norm/scale", "face_attn/norm/bias"},
+            "face_projection": {"all"},
+        }),
+        ("stage2", {
+            "denoiser": told("audio") | {"audio_attn/norm/scale", "audio_attn/norm/bias"}, "audio_projection": {"all"},
+        }),
+        ("paper_stage1", {"reference": ATTENTION, "denoiser": ATTENTION | told("face")}),
+        ("paper_stage2", {"denoiser": told("audio")}),
+    ],
+)  # fmt: skip
+def test_each_stage_trains_these_leaves_and_no_others(name, expected):
+    assert trains(name) == expected
+
+
+def test_stages_train_with_the_releases_numbers_or_the_papers():
+    for name, steps in (("stage1", 30_000), ("stage2", 30_000), ("paper_stage1", 20_000), ("paper_stage2", 20_000)):
+        system = build(hallo3.get_config(name))
+        stage = system.stages[name]
+        chosen = stage.optimizer
+        assert (chosen.name, chosen.lr, chosen.b2, chosen.weight_decay, chosen.clip_norm, chosen.warmup_steps) == (
+            "adamw", 1e-5, 0.95, 1e-4, 0.1, 300,
+        )  # fmt: skip
+        assert (stage.steps, stage.batch_size, stage.frames, chosen.schedule) == (steps, 64, 49, "linear")
+        decays = [
+            not matches(f"denoiser/transformer_blocks/norm2/norm/{leaf}", chosen.no_decay) for leaf in ("scale", "bias")
+        ]
+        assert not any(decays) and not matches("denoiser/x/kernel", chosen.no_decay)
+        assert system.motion.together == (system.motion.masked == 0.1) == (not name.startswith("paper"))
+        assert (system.memory_of == "portrait") == (system.audio_config.joined == "mean") == name.startswith("paper")
 
 
 @pytest.mark.slow

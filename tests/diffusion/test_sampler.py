@@ -9,7 +9,7 @@ import pytest
 
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.guidance import classifier_free, identity
-from portrait_jax.diffusion.sampler import guided_step, sample
+from portrait_jax.diffusion.sampler import guided, guided_step, sample
 from portrait_jax.diffusion.schedule import make_schedule
 from portrait_jax.diffusion.solvers import SOLVERS, make_solver
 from portrait_jax.errors import ConfigError, ShapeError
@@ -122,6 +122,20 @@ def test_step_noise_of_a_stochastic_solver_changes_the_sample_reproducibly():
 
     np.testing.assert_array_equal(run(0), run(0))
     assert not np.allclose(run(0), run(1))
+
+
+def test_what_branches_of_bfloat16_differ_by_is_scaled_in_float32():
+    """1 + 3.5 · (1 + 2⁻⁷ − 1) is no number of bfloat16."""
+    step = 1 + 2.0**-7
+    values = {"cond": jnp.full((1, 1, 1, 1, 1), step, jnp.bfloat16), "uncond": jnp.ones((1, 1, 1, 1, 1), jnp.bfloat16)}
+
+    def narrow(x, timestep, conditioning):
+        return conditioning.spatial
+
+    told = {name: Conditioning(spatial=value) for name, value in values.items()}
+    for batched in (True, False):
+        predict = guided(narrow, told, classifier_free(3.5), batched=batched)
+        assert float(predict(jnp.zeros((1, 1, 1, 1, 1)), jnp.zeros(())).item()) == 1 + 3.5 * 2.0**-7
 
 
 def test_a_missing_branch_is_named():

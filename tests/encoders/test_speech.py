@@ -36,6 +36,32 @@ def blocks_of(sound: np.ndarray, size: int = 16001):
     return lambda: (sound[first : first + size] for first in range(0, len(sound), size))
 
 
+def test_a_sound_is_filled_up_with_silence_to_whole_clips_and_no_frame_of_that_is_kept():
+    """Two seconds and a bit are 51 frames; with clips of 20 the network hears 60, the last ten zeros, as its norms make them."""
+    sound = (0.3 + np.random.default_rng(0).normal(0, 0.1, 2 * SAMPLE_RATE + 300)).astype(np.float32)
+    heard = []
+
+    def encode(samples, places):
+        heard.append((np.asarray(samples[0]), len(places)))
+        return loudness(samples, places)
+
+    clock = Clock(25.0, TINY, centred=False, whole=20)
+    states = np.concatenate(list(speech_states(encode, blocks_of(sound), clock)))
+    ((samples, places),) = heard
+    assert len(states) == 51 and places == 60 and len(samples) == len(sound) + 9 * 640
+    np.testing.assert_allclose(samples[len(sound) :], 0, atol=1e-6)
+    assert np.abs(samples[: len(sound)]).mean() > 0.5
+    plain = np.concatenate(list(speech_states(loudness, blocks_of(sound), Clock(25.0, TINY, centred=False))))
+    np.testing.assert_allclose(states[:49], plain[:49], rtol=1e-5)
+
+
+def test_the_pieces_of_a_long_sound_that_are_silence_alone_are_left_out():
+    sound = np.random.default_rng(0).normal(0, 0.1, 41 * SAMPLE_RATE).astype(np.float32)
+    clock = Clock(25.0, TINY, whole=25 * 20)
+    parts = list(speech_states(loudness, blocks_of(sound), clock, seconds=8.0, context=1.0))
+    assert sum(map(len, parts)) == 41 * 25 and all(len(part) for part in parts)
+
+
 @pytest.mark.parametrize("fps", RATES)
 def test_a_click_track_of_ten_minutes_shows_no_drift(fps):
     """Clicks anywhere, until the end: the frames around each one light up, and their middle is where it sounded."""

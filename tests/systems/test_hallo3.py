@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import hallo3
 from portrait_jax.errors import ConfigError, ShapeError
 from portrait_jax.long_video.continued import clip_features
 from portrait_jax.sharding.mesh import make_mesh
+from portrait_jax.systems import hallo3_loss
+from portrait_jax.systems.hallo3 import Hallo3
 from tests.systems.hallo3.small import FRAMES, HEIGHT, WIDTH, batch, make_system, portrait, windows
+from tests.systems.hallo3.small import get_config as small_config
 from tests.tiny import make_params
 
 
@@ -101,6 +106,110 @@ def test_tokens_of_other_frames_are_refused():
         jax.eval_shape(
             system().denoise, params(), cond.known[:, :2], jnp.zeros(1), cond.replace(known=cond.known[:, :2])
         )
+
+
+def told_in_training(monkeypatch, name="stage2", **loss):
+    """What the denoiser is told of a batch with these settings of the loss, all others off."""
+    off = {"text_drop": 0.0, "audio_drop": 0.0, "reference_drop": 0.0, "known_drop": 0.0, "noise": None}
+    config = small_config(name)
+    with config.unlocked():
+        config.loss.update({**off, **loss, "mouth": 0.0})
+    made, seen = Hallo3.from_config(config), {}
+
+    def squared(system, params, latents, noise, timestep, told):
+        seen["told"] = told
+        return jnp.zeros_like(latents)
+
+    monkeypatch.setattr(hallo3_loss, "squared_errors", squared)
+    given = batch(made)
+    run = jax.jit(lambda params: (made.loss(params, given, jax.random.key(5), ""), seen["told"])[1])
+    return jax.device_get(run(make_params(made)))
+
+
+DROPS = {
+    "text_drop": lambda told: told.text,
+    "audio_drop": lambda told: told.audio,
+    "reference_drop": lambda told: told.memory,
+    "known_drop": lambda told: told.known,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("drop", DROPS)
+def test_each_drop_takes_away_what_it_names_and_nothing_else(drop, monkeypatch):
+    whole, without = told_in_training(monkeypatch), told_in_training(monkeypatch, **{drop: 1.0})
+    for name, read in DROPS.items():
+        same = all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (read(whole), read(without)))))
+        # The reference transformer is told the prompt in training.
+        assert same == (name != drop and (drop, name) != ("text_drop", "reference_drop"))
+    if drop in ("text_drop", "known_drop"):
+        assert not np.any(DROPS[drop](without))
+
+
+@pytest.mark.slow
+def test_motion_frames_are_noised_in_training_unless_it_is_by_the_paper(monkeypatch):
+    plain, noised = told_in_training(monkeypatch), told_in_training(monkeypatch, noise=(0.0, 0.1))
+    again = told_in_training(monkeypatch, noise=(-30.0, 0.1))
+    assert np.abs(noised.known - plain.known).max() > 10 * np.abs(again.known - plain.known).max()
+    assert hallo3.get_config("paper_stage1").loss.noise is None
+    assert hallo3.get_config("stage1").loss.noise == (-3.0, 0.5)
+
+
+def known_of(made, masked: float, image, motion):
+    """Latents that a clip is told, and the pixels of what was encoded for them."""
+    seen = []
+
+    class Spy:
+        def apply(self, params, video, method):
+            seen.append(video)
+            size = (len(video), made.autoencoder_config.latent_frames(video.shape[1]), *made.latent_shape())
+            return jnp.zeros(size), jnp.zeros(size)
+
+    spied = replace(made, motion=replace(made.motion, masked=masked))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hallo3, "autoencoder", Spy())
+        known = spied.known_latents({"autoencoder": {}}, image, motion, jax.random.key(0))
+    return known, seen[0]
+
+
+def test_a_share_of_the_motion_frames_pixels_is_grey_the_same_in_all_and_the_portrait_is_whole():
+    made = system()
+    image = jnp.full((1, HEIGHT, WIDTH, 3), 0.5)
+    motion = jnp.full((1, 2, HEIGHT, WIDTH, 3), 0.7)
+    known, seen = known_of(made, 0.25, image, motion)
+    assert known.shape[1] == made.latent_grid[0] and seen.shape[1] == 3
+    grey = np.asarray(seen[0, 1:] == 0).all(-1)
+    np.testing.assert_array_equal(grey[0], grey[1])
+    assert 0.15 < grey.mean() < 0.35 and (seen[0, 0] == 0.5).all() and np.isclose(seen[0, 1:][~grey], 0.7).all()
+
+
+def test_motion_frames_by_the_paper_are_latent_frames_of_their_own():
+    made = make_system(motion={"frames": 2, "together": False, "masked": 0.0})
+    image, motion = jnp.zeros((1, HEIGHT, WIDTH, 3)), jnp.ones((1, 2, HEIGHT, WIDTH, 3))
+    _, seen = known_of(made, 0.0, image, motion)
+    assert seen.shape == (2, 1, HEIGHT, WIDTH, 3) and (seen == 1).all()
+
+
+def test_the_reference_transformer_sees_the_face_or_by_the_paper_the_portrait_and_the_prompt(monkeypatch):
+    image, mask = portrait(), jnp.zeros((1, HEIGHT, WIDTH)).at[:, 4:12, 6:18].set(1)
+    seen = {}
+
+    def memory(self, params, masked, text):
+        seen.update(masked=masked, text=text)
+        return jnp.zeros(1), jnp.zeros(1)
+
+    monkeypatch.setattr(Hallo3, "person_memory", memory)
+    monkeypatch.setattr(Hallo3, "to_latents", lambda self, params, video, *_, **__: video)
+    text = jnp.ones((1, 3, 12))
+    for kind, outside in (("face", -1.0), ("portrait", None)):
+        made = make_system(memory_of=kind)
+        made.encode_portrait(params(), image, {"face_mask": mask, "text": text})
+        whole = made.picture(image)
+        shown = whole if outside is None else jnp.where(mask[..., None] == 1, whole, outside)
+        np.testing.assert_allclose(seen["masked"][:, 0], shown, atol=1e-6)
+        assert bool(np.any(seen["text"])) == (kind == "portrait")
+    with pytest.raises(ConfigError, match="memory_of 'faces' does not exist; did you mean 'face'"):
+        make_system(memory_of="faces")
 
 
 def gradient(made, own):

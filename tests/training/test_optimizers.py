@@ -1,5 +1,6 @@
 """From settings to updates: the rate over time, decay and clipping, and names that do not exist."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -29,6 +30,16 @@ def test_the_first_step_has_the_length_of_the_rate_and_decay_comes_on_top():
     # Adam divides the first gradient by its own size; AdamW's decay is lr · weight_decay · x.
     assert first_update(0.3, lr=0.01, weight_decay=0.0) == pytest.approx(-0.01, rel=1e-4)
     assert first_update(0.3, lr=0.01, weight_decay=0.5) == pytest.approx(-0.01 - 0.01 * 0.5 * 2, rel=1e-4)
+
+
+def test_what_is_named_does_not_decay_and_all_else_does():
+    config = OptimizerConfig(lr=0.01, weight_decay=0.5, no_decay=(".*/(bias|scale)$",))
+    optimizer = make_optimizer(toy_stage(optimizer=config))
+    params = {"net": {"kernel": jnp.full(1, 2.0), "bias": jnp.full(1, 2.0), "norm": {"scale": jnp.full(1, 2.0)}}}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    moved, _ = optimizer.update(zero, optimizer.init(params), params)
+    assert float(moved["net"]["kernel"][0]) == pytest.approx(-0.01 * 0.5 * 2)
+    assert float(moved["net"]["bias"][0]) == float(moved["net"]["norm"]["scale"][0]) == 0
 
 
 def test_large_gradients_are_clipped_only_where_it_is_asked_for():
