@@ -127,7 +127,7 @@ def main() -> None:
         if config.model.behaviour.control == "none":
             raise ConfigError("--control steers by a T2I-Adapter or a ControlNet; name one by --base")
     system = systems.build_system(config)
-    params = load_system_params(system, CHECKPOINT.value, bases)
+    params = load_system_params(system, CHECKPOINT.value, bases, mesh)
     extension = load_extension(PRIOR.value, EXTEND.value, EMOTION.value)
     job = Job(
         portrait=None,

@@ -122,8 +122,8 @@ def main() -> None:
     config, output = CONFIG.value, cli.output_folder("output", OUTPUT.value)
     executables.keep()
     frames = FRAMES.value or DEFAULT_FRAMES[kind]
-    system = systems.build_system(config)
-    trained = load_system_params(system, CHECKPOINT.value)
+    system, mesh = systems.build_system(config), meshes.sampling_mesh(MESH.value)
+    trained = load_system_params(system, CHECKPOINT.value, mesh=mesh)
     settings = {
         "config": json.loads(config.to_json_best_effort()),
         "checkpoint": identify(CHECKPOINT.value or EMBEDDED[system.name]),
@@ -132,7 +132,6 @@ def main() -> None:
         **{flag.name: flag.value for flag in (IDENTITIES, SEED, STEPS, GUIDANCE)},
         **({"variants": VARIANTS.value} if kind == "speed" else {}),
     }
-    mesh = meshes.sampling_mesh(MESH.value)
     if mesh is not None:
         settings["mesh"] = dict(mesh.shape)
     compiled = Animator(system, trained, STEPS.value, GUIDANCE.value, mesh=mesh)

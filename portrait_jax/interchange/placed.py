@@ -52,13 +52,13 @@ def place_checkpoint(
             leaf = f"{match.subnet}/{link.path}"
             if leaf in leaves:
                 raise CheckpointError(f"{leaf} comes from {match.source.path} and another file; leave one out")
-            place = NamedSharding(mesh, leaf_spec(leaf, link.shape, mesh))
-            leaves[leaf] = read_placed(match, link, chosen or match.dtype(link), place)
+            leaves[leaf] = read_placed(match, link, chosen or match.dtype(link), mesh)
     return unflatten(leaves)
 
 
-def read_placed(match: Match, link: Link, dtype: np.dtype, place: NamedSharding) -> Array:
+def read_placed(match: Match, link: Link, dtype: np.dtype, mesh: Mesh) -> Array:
     """One leaf on its devices; of a stack one layer after the other is read and put into its row."""
+    place = NamedSharding(mesh, leaf_spec(f"{match.subnet}/{link.path}", link.shape, mesh))
     if not link.layers:
         return put(cast(match.read(link), dtype, link.path), place)
     row = NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.sharding import Mesh
 
 from portrait_jax.errors import CheckpointError
 from portrait_jax.interchange.layouts import Layout, Part, recognise
-from portrait_jax.interchange.matching import assign
+from portrait_jax.interchange.matching import Match, assign
+from portrait_jax.interchange.placed import read_placed
 from portrait_jax.interchange.releases import found_in, release_in
+from portrait_jax.interchange.rules import Link
 from portrait_jax.interchange.sources import open_checkpoint
 from portrait_jax.media.files import digest
 from portrait_jax.training import checkpoints
 from portrait_jax.training.params import FILE, HEADER, cast, identify, load_params
 from portrait_jax.training.state import unflatten
-from portrait_jax.typing import Params, PyTree
+from portrait_jax.typing import Array, Params, PyTree
 
 
 def is_own(path: Path) -> bool:
@@ -61,13 +64,15 @@ def subnets_of(path: str | os.PathLike) -> set[str]:
     return {name.split("/")[0] for name in names}
 
 
-def read_base(path: str | os.PathLike, expected: PyTree) -> dict[str, Params]:
+def read_base(path: str | os.PathLike, expected: PyTree, mesh: Mesh | None = None) -> dict[str, Params]:
     """Parameters of a checkpoint: one of this project's (`load_params`), or a published one of any known layout.
 
     Args:
         path: a parameter file, an import's folder or a workdir; or a published file (safetensors, or a pickle that is read
             without running it) or a folder as diffusers lays it out.
         expected: the system's tree (arrays or shapes) by sub-network, whose sizes a published checkpoint must have.
+        mesh: where they shall lie, by `sharding.rules`: leaf after leaf goes to the devices as it is read, of a published stack of
+            layers layer after layer, so that the host holds one at a time. None, or a workdir: on the host.
 
     Returns:
         float32 arrays by sub-network; of published ones only sub-networks that the system has.
@@ -78,7 +83,7 @@ def read_base(path: str | os.PathLike, expected: PyTree) -> dict[str, Params]:
     """
     path = Path(path)
     if is_own(path):
-        return load_params(path)[0]
+        return load_params(path, mesh=mesh)[0]
     layout, files = layout_of(path)
     wanted = {file: tuple(part for part in held if part.subnet in expected) for file, held in files.items()}
     parts, whole = (tuple(part for held in of.values() for part in held) for of in (wanted, files))
@@ -89,8 +94,12 @@ def read_base(path: str | os.PathLike, expected: PyTree) -> dict[str, Params]:
     # A file of one part is named for it, wherever in the folder it lies.
     inputs = [f"{held[0].subnet}={file}" if len(held) == 1 else str(file) for file, held in wanted.items() if held]
     matches, _ = assign([asked], inputs, expected)
-    links = [(match, link) for match in matches for link in match.links]
-    return unflatten({f"{match.subnet}/{link.path}": cast(match.read(link), np.float32) for match, link in links})
+
+    def read(match: Match, link: Link) -> np.ndarray | Array:
+        wide = np.dtype(np.float32)
+        return cast(match.read(link), wide) if mesh is None else read_placed(match, link, wide, mesh)
+
+    return unflatten({f"{match.subnet}/{link.path}": read(match, link) for match in matches for link in match.links})
 
 
 def identify_base(path: str | os.PathLike) -> dict[str, Any]:

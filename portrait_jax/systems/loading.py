@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import jax
+from jax.sharding import Mesh
 
 from portrait_jax.errors import CheckpointError, ConfigError, ShapeError, listed
 from portrait_jax.interchange.published import read_base, subnets_of
@@ -23,7 +24,10 @@ EMBEDDED: Mapping[str, Path] = MappingProxyType({"follow_your_emoji": ASSETS / "
 
 
 def load_system_params(
-    system: System, checkpoint: str | os.PathLike | None = None, bases: Sequence[str | os.PathLike] = ()
+    system: System,
+    checkpoint: str | os.PathLike | None = None,
+    bases: Sequence[str | os.PathLike] = (),
+    mesh: Mesh | None = None,
 ) -> Params:
     """Reads parameters and checks that they are this system's.
 
@@ -32,6 +36,7 @@ def load_system_params(
             package.
         bases: further ones, of this project or published (`interchange.published.read_base`), whose parameters stand in
             for the checkpoint's: see `on_base`. Later ones win.
+        mesh: where the system will sample: leaves go there as they are read, and never lie whole on the host (`read_base`).
 
     Raises:
         CheckpointError: if there is none, or it holds other parameters (listed, at most ten).
@@ -43,9 +48,9 @@ def load_system_params(
         )
     source = Path(checkpoint) if checkpoint is not None else EMBEDDED[system.name]
     expected = jax.eval_shape(system.init, jax.random.key(0))
-    params: Params = read_base(source, expected)
+    params: Params = read_base(source, expected, mesh)
     for base in bases:
-        params = on_base(params, read_base(base, expected), expected, getattr(system, "adapter", ()), str(base))
+        params = on_base(params, read_base(base, expected, mesh), expected, getattr(system, "adapter", ()), str(base))
     try:
         compare(params, expected, " on ".join([str(source), *map(str, bases)]))
     except (CheckpointError, ShapeError) as error:

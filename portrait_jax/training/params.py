@@ -17,11 +17,13 @@ import jax
 import ml_dtypes
 import numpy as np
 from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
 from portrait_jax.media.files import atomic_output, digest
+from portrait_jax.sharding.rules import leaf_spec
 from portrait_jax.training import checkpoints
 from portrait_jax.training.state import flatten, matches, merge, unflatten
 from portrait_jax.typing import Params, PyTree
@@ -77,13 +79,16 @@ def cast(array: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
         return np.array(array, dtype=dtype if floating else array.dtype, order="C")
 
 
-def load_params(path: str | os.PathLike, *, average: bool = True) -> tuple[dict[str, Params], Info]:
+def load_params(
+    path: str | os.PathLike, *, average: bool = True, mesh: Mesh | None = None
+) -> tuple[dict[str, Params], Info]:
     """Reads parameters from a safetensors file, from the folder of an import or from a training's workdir.
 
     Args:
         path: a file written by `save_params`; a folder with such a `params.safetensors`; or a workdir (`resolve` says
             which run it stands for).
         average: from a workdir, take the moving average of trainable leaves where one is kept.
+        mesh: see `read_file`; a workdir's stay on the host.
 
     Returns:
         float32 arrays by sub-network, and the facts stored with them.
@@ -93,7 +98,7 @@ def load_params(path: str | os.PathLike, *, average: bool = True) -> tuple[dict[
     """
     path = Path(path)
     if (path / FILE).is_file():
-        return read_file(path / FILE)
+        return read_file(path / FILE, mesh)
     if path.is_dir():
         run = resolve(path)
         stored, meta, step = checkpoints.read_params(run)
@@ -101,16 +106,20 @@ def load_params(path: str | os.PathLike, *, average: bool = True) -> tuple[dict[
         params = merge(stored["ema"] if use_average else stored["trainable"], stored["frozen"])
         info = {"config": meta["config"], "stage": meta["stage"], "step": step}
         return jax.tree.map(np.asarray, params), {**info, "weights": "average" if use_average else "raw"}
-    return read_file(path)
+    return read_file(path, mesh)
 
 
-def read_file(path: Path) -> tuple[dict[str, Params], Info]:
-    """Reads a safetensors file written by `save_params`; half-precision leaves come back as float32."""
+def read_file(path: Path, mesh: Mesh | None = None) -> tuple[dict[str, Params], Info]:
+    """Reads a safetensors file written by `save_params`; half-precision leaves come back as float32.
+
+    With a `mesh` each leaf goes to its place by `sharding.rules` as it is read, so that the host holds one at a time.
+    """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}; give a training's workdir or a .safetensors file")
     try:
         with safe_open(path, framework="numpy") as file:
-            leaves = {name: cast(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            leaves = {name: placed(name, cast(file.get_tensor(name), np.float32), mesh) for name in names}
             header = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); export or fetch it anew") from error
@@ -121,6 +130,13 @@ def read_file(path: Path) -> tuple[dict[str, Params], Info]:
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not in the format {FORMAT}; convert it first")
     return unflatten(leaves), info
+
+
+def placed(name: str, leaf: np.ndarray, mesh: Mesh | None) -> Any:
+    """A leaf on the devices of a mesh; without one as it is."""
+    if mesh is None:
+        return leaf
+    return jax.device_put(leaf, NamedSharding(mesh, leaf_spec(name, leaf.shape, mesh)))
 
 
 def identify(path: str | os.PathLike) -> dict[str, Any]:

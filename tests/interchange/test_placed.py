@@ -1,5 +1,8 @@
 """Protects: a release read straight to devices is the release imported, lies where the rules say, and never whole on the host."""
 
+import gc
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
@@ -12,10 +15,12 @@ from portrait_jax.sharding import rules
 from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.training.params import load_params
 from portrait_jax.training.state import flatten
-from tests.interchange.made import random_tensors, save, shrunk
+from tests.interchange.made import place, random_tensors, release, save, shrunk, targets
 
 LAYOUT = "t5_v1_1_xxl_encoder"
 """Has scanned layers, each of whose leaves is published as one tensor per layer."""
+FUSED = "hallo3"
+"""Its layers' queries, keys and values are one tensor, and so are the twelve parts of a modulation."""
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +32,13 @@ def published(tmp_path_factory):
     return path, {part.subnet: tree}
 
 
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory):
+    """The same of a release of several files."""
+    layout, folder = layout_named(FUSED), tmp_path_factory.mktemp("fused")
+    return [str(place(folder, name)) for name in release(layout, folder)], targets(layout)
+
+
 @pytest.fixture
 def mesh(monkeypatch):
     """Four devices among which even small leaves are spread."""
@@ -34,8 +46,11 @@ def mesh(monkeypatch):
     return make_mesh(data=1, fsdp=2, tensor=2, devices=jax.devices()[:4])
 
 
-def test_what_is_placed_is_what_is_imported_and_lies_where_the_rules_say(published, mesh, tmp_path, monkeypatch):
-    path, trees = published
+@pytest.mark.parametrize("name", [LAYOUT, pytest.param(FUSED, marks=pytest.mark.slow)])
+def test_what_is_placed_is_what_is_imported_and_lies_where_the_rules_say(
+    name, published, fused, mesh, tmp_path, monkeypatch
+):
+    paths, trees = ([str(published[0])], published[1]) if name == LAYOUT else fused
     read, whole = Match.read, []
 
     def counted(match, link):
@@ -43,19 +58,32 @@ def test_what_is_placed_is_what_is_imported_and_lies_where_the_rules_say(publish
         return read(match, link)
 
     monkeypatch.setattr(Match, "read", counted)
-    placed = flatten(place_checkpoint([LAYOUT], [str(path)], mesh, dtype="float32", targets=trees))
+    placed = flatten(place_checkpoint([name], paths, mesh, dtype="float32", targets=trees))
     assert set(whole) == {0}, "a stack was read at once"
     monkeypatch.setattr(Match, "read", read)
-    import_checkpoint([LAYOUT], [str(path)], tmp_path / "ours", dtype="float32", targets=trees)
+    import_checkpoint([name], paths, tmp_path / "ours", dtype="float32", targets=trees)
     imported = flatten(load_params(tmp_path / "ours")[0])
     assert placed.keys() == imported.keys()
     spread = 0
-    for name, leaf in placed.items():
-        np.testing.assert_array_equal(leaf, imported[name], err_msg=name)
+    for path, leaf in placed.items():
+        np.testing.assert_array_equal(leaf, imported[path], err_msg=path)
         shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        assert leaf.sharding.is_equivalent_to(rules.shardings({name: shape}, mesh)[name], leaf.ndim), name
+        assert leaf.sharding.is_equivalent_to(rules.shardings({path: shape}, mesh)[path], leaf.ndim), path
         spread += not leaf.sharding.is_fully_replicated
     assert spread > 3
+
+
+def test_the_host_holds_far_less_than_the_checkpoint(tmp_path, mesh):
+    """24 layers of 1.2 MB: what numpy has at once is a few layers, read, turned and cast."""
+    (part,) = layout_named(LAYOUT).parts
+    tree = shrunk(part, 256)
+    path = save(tmp_path / "large.safetensors", random_tensors(part.stored(tree), dtypes=(np.dtype(np.float16),)))
+    gc.collect()
+    tracemalloc.start()
+    place_checkpoint([LAYOUT], [str(path)], mesh, dtype="float32", targets={part.subnet: tree})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert path.stat().st_size > 2e7 and peak < path.stat().st_size / 4
 
 
 def test_half_precision_stays_and_an_incomplete_file_is_named(published, mesh, tmp_path):

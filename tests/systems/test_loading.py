@@ -16,6 +16,8 @@ from portrait_jax import systems
 from portrait_jax.errors import CheckpointError, ShapeError
 from portrait_jax.interchange import export_checkpoint
 from portrait_jax.interchange.published import identify_base
+from portrait_jax.sharding import rules
+from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
 from portrait_jax.systems.loading import EMBEDDED, load_system_params
 from portrait_jax.training.params import load_params, save_params
@@ -40,6 +42,34 @@ def test_parameters_come_back_as_they_were_saved(system, params, tmp_path):
     save_params(tmp_path / "x.safetensors", params, {"config": {}})
     found = load_system_params(system, tmp_path / "x.safetensors")
     jax.tree.map(np.testing.assert_array_equal, found, dict(params))
+
+
+def test_over_a_mesh_leaves_lie_where_the_rules_say_before_anything_samples(system, params, tmp_path, monkeypatch):
+    monkeypatch.setattr(rules, "SMALL", 64)
+    save_params(tmp_path / "x.safetensors", params, {"config": {}})
+    mesh = make_mesh(data=1, fsdp=4, devices=jax.devices()[:4])
+    found = load_system_params(system, tmp_path / "x.safetensors", mesh=mesh)
+    jax.tree.map(np.testing.assert_array_equal, found, dict(params))
+    wanted = flatten(rules.shardings(found, mesh))
+    spread = [not leaf.sharding.is_fully_replicated for leaf in flatten(found).values()]
+    assert all(leaf.sharding == wanted[name] for name, leaf in flatten(found).items()) and sum(spread) > 20
+
+
+def test_a_published_base_goes_to_a_mesh_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(rules, "SMALL", 64)
+    made = tiny_anyexpress.make_system()
+    save_params(tmp_path / "whole.safetensors", tiny.make_params(made), {})
+    save_params(tmp_path / "base.safetensors", tiny.make_params(made, seed=1), {})
+    published = tmp_path / "toon.safetensors"
+    export_checkpoint(["sd15_single_file"], tmp_path / "base.safetensors", published)
+    mesh = make_mesh(data=1, fsdp=4, devices=jax.devices()[:4])
+    alone, shared = (
+        flatten(load_system_params(made, tmp_path / "whole.safetensors", [published], mesh=each))
+        for each in (None, mesh)
+    )
+    assert all(np.array_equal(leaf, shared[name]) for name, leaf in alone.items())
+    kernel = shared["autoencoder/decoder/conv_in/kernel"]
+    assert not kernel.sharding.is_fully_replicated and len(kernel.sharding.device_set) == 4
 
 
 def test_a_checkpoint_of_another_size_is_an_error_with_both_shapes(system, params, tmp_path):
