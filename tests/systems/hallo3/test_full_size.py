@@ -12,11 +12,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import hallo3
 from launch.compiling.estimates import bare, kept
+from launch.compiling.programs import program
 from portrait_jax.sharding.mesh import batch_sharding, make_mesh
 from portrait_jax.sharding.rules import shardings
 from portrait_jax.systems import build
 from portrait_jax.training.loop import state_shapes
-from portrait_jax.training.state import flatten, merge, partition
+from portrait_jax.training.state import merge, partition
 
 pytestmark = pytest.mark.slow
 
@@ -59,8 +60,8 @@ def test_a_guided_step_with_one_memory_lowers_with_tensor_and_sequence_paralleli
     text = lowered.as_text()
     assert "num_partitions = 8" in text[:2000] and "sharding_constraint" in text
     networks = {name: params[name] for name in ("denoiser", "reference", "audio_projection", "face_projection")}
-    print(f"{per_device(networks):.1f} GiB of both transformers per device, {per_device(params):.1f} with all encoders")
-    assert per_device(networks) < 29.2 / 4
+    # What docs/hallo3.md says.
+    assert (per_device(networks), per_device(params)) == pytest.approx((7.0, 10.1), abs=0.06)
 
 
 def test_the_whole_sampler_of_a_clip_lowers_with_tensor_and_sequence_parallelism():
@@ -108,18 +109,16 @@ def training(stage: str, clips: int, mesh):
     return system, *partition(params, system.stages[stage].trainable), batch
 
 
+@pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": 8}, {"data": 1, "fsdp": 2, "tensor": 2, "sequence": 2}], ids=str)
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_a_training_step_lowers_fully_sharded(stage):
-    mesh = make_mesh(data=1, fsdp=8)
-    system, trained, frozen, batch = training(stage, 8, mesh)
-
-    def step(trained, frozen, batch):
-        return jax.grad(lambda own: system.loss(merge(own, frozen), batch, jax.random.key(0), stage)[0])(trained)
-
-    with jax.set_mesh(mesh):
-        lowered = jax.jit(step).lower(trained, frozen, batch)
-    assert flatten(lowered.out_info).keys() == flatten(trained).keys()
-    assert "num_partitions = 8" in lowered.as_text()[:2000]
+def test_the_trainers_step_lowers_by_the_mesh_alone(stage, mesh):
+    """Prompts, optimizer, clipping and average included: what `launch.train` compiles."""
+    config = hallo3.get_config(stage)
+    config.compute_dtype, config.train.batch_size, config.data.tokenizer = "bfloat16", 8, "T5"
+    made = program("train", config, make_mesh(**mesh), 1)
+    assert {leaf.dtype for leaf in jax.tree.leaves(made.parameters["trained"])} == {jnp.dtype(jnp.float32)}
+    text = made.traced.lower().as_text()
+    assert "num_partitions = 8" in text[:2000] and "sharding_constraint" in text
 
 
 @pytest.mark.parametrize(("stage", "limit"), [("stage1", 6.5), ("stage2", 5.8)])
