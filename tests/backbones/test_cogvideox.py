@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from launch.compiling import hlo
-from portrait_jax.backbones.cogvideox import CogVideoX, CogVideoXConfig
+from portrait_jax.backbones.cogvideox import CogVideoX, CogVideoXConfig, position_rows
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.nn import attention as layer
 from portrait_jax.sharding import attention as sharded
@@ -28,6 +28,24 @@ def given():
     memory = tuple(jnp.asarray(rng.normal(size=(2, 2, MEMORY, 4, 16)), jnp.float32) for _ in range(2))
     conditioning = Conditioning(text=jnp.asarray(text, jnp.float32), memory=memory)
     return jnp.asarray(x, jnp.float32), jnp.array([5, 900]), conditioning
+
+
+def test_learned_positions_are_rows_of_the_table_and_of_other_sizes_lie_between_them():
+    """Each row of the table is where its token is: text, then frame, row and column from 0 to 1 within the picture."""
+    trained, text = (3, 4, 6), 2
+    f, h, w = np.meshgrid(np.arange(3), (np.arange(4) + 0.5) / 4, (np.arange(6) + 0.5) / 6, indexing="ij")
+    places = np.stack([f, h, w], axis=-1).reshape(-1, 3)
+    table = jnp.asarray(np.concatenate([-np.ones((text, 3)), places]), jnp.float32)[None]
+    np.testing.assert_array_equal(position_rows(table, text, trained, trained), table)
+    np.testing.assert_array_equal(position_rows(table, text, (2, 4, 6), trained), table[:, : text + 2 * 24])
+    found = np.asarray(position_rows(table, text, (2, 8, 12), trained))
+    np.testing.assert_array_equal(found[0, :text], table[0, :text])
+    video = found[0, text:].reshape(2, 8, 12, 3)
+    np.testing.assert_allclose(video[1, 1:-1, 0, 1], (np.arange(1, 7) + 0.5) / 8, atol=1e-6)
+    np.testing.assert_allclose(video[0, 0, 1:-1, 2], (np.arange(1, 11) + 0.5) / 12, atol=1e-6)
+    np.testing.assert_allclose(video[..., 0], np.arange(2)[:, None, None] * np.ones((2, 8, 12)), atol=1e-6)
+    longer = position_rows(table, text, (6, 4, 6), trained).reshape(-1, 3)[text:].reshape(6, 24, 3)
+    np.testing.assert_allclose(longer[1:-1, 0, 0], (np.arange(1, 5) + 0.5) / 2 - 0.5, atol=1e-6)
 
 
 @pytest.mark.parametrize("differentiated", [False, pytest.param(True, marks=pytest.mark.slow)])

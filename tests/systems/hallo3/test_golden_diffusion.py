@@ -75,7 +75,7 @@ def test_levels_of_sampling_match_golden():
         np.testing.assert_array_equal(grid.timesteps[::-1], tensors[f"{run}.timesteps_ascending"])
 
 
-def test_the_guided_sampler_matches_golden_at_every_step():
+def test_the_guided_sampler_matches_golden_in_two_of_its_steps_and_at_its_end():
     golden, made = case("sampler"), system()
     given = golden.inputs
     text, known = jnp.asarray(given["context"]), jnp.asarray(last(given["concat"]))
