@@ -15,6 +15,8 @@ from configs import hunyuan_demo
 from portrait_jax.adversarial.head import ADVERSARY, TRAINABLE
 
 ENCODERS = ("expression/.*", "head_pose/.*")
+INTENSITY = {"rule": "released", "levels": 128, "factors": (256.0, 1024.0)}
+"""How levels are measured that a memory is told: here and in the system alike. "paper" has 64 of them."""
 
 
 def base(name: str) -> ConfigDict:
@@ -28,6 +30,7 @@ def base(name: str) -> ConfigDict:
                 "face_size": 256,
                 "expression": {"out": 512},
                 "head_pose": {"out": 6},
+                "intensity": INTENSITY,
                 "head": {
                     "pictures": {},
                     "resnet": {},

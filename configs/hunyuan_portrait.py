@@ -152,7 +152,8 @@ def model() -> ConfigDict:
             "face_recogniser": {"layers": (3, 13, 30, 3)},
             "expression": {"out": 512},
             "head_pose": {"out": 6},
-            "motion_memory": {"out": 1018},
+            "intensity": hunyuan_motion.INTENSITY,
+            "motion_memory": {"out": 1018, "levels": 128},
             "guider": {"out_channels": 320},
         }
     )

@@ -43,6 +43,7 @@ def get_config(name: str = "released") -> ConfigDict:
         model.motion_memory.update(
             {"tokens": 4, "width": 8, "intensity_width": 8, "levels": 16, "layers": 1, "heads": 2, "out": out}
         )
+        model.intensity.levels = 16
         model.guider.update({"channels": (4, 4), "out_channels": 8})
         config.sampling.update({"steps": 2, "window": 3, "overlap": 1, "shift": 1, "ends": 1, "decode_chunk": 2})
         if "train" in config:

@@ -21,6 +21,7 @@ from portrait_jax.animation.skeletons import skeleton_pictures
 from portrait_jax.errors import ConfigError, InputFileError
 from portrait_jax.face.crops import face_box
 from portrait_jax.face.five_points import five_points, template_face
+from portrait_jax.face.intensity import IntensityConfig
 from portrait_jax.face.squares import driving_crops, driving_levels
 from portrait_jax.media.video import read_frames
 from portrait_jax.systems.system import System
@@ -41,6 +42,11 @@ class AlignedSystem(System, Protocol):
         """Side of the aligned face in pixels."""
         ...
 
+    @property
+    def intensity(self) -> IntensityConfig:
+        """How levels are measured."""
+        ...
+
 
 def aligned_signals(
     crops: Pieces,
@@ -50,7 +56,7 @@ def aligned_signals(
     skeletons: Callable[[Int[np.ndarray, " f"]], Video] | None = None,
 ) -> Signals:
     """Crops of the asked frames, their levels, skeletons if there are any, and the portrait's face on the recogniser's template."""
-    levels = driving_levels(points_px)
+    levels = driving_levels(points_px, system.intensity)
 
     def at(frames: Int[np.ndarray, " f"]) -> dict[str, np.ndarray]:
         drawn = {} if skeletons is None else {"skeletons": skeletons(frames)}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from portrait_jax.errors import ShapeError
-from portrait_jax.face.intensity import frame_levels
+from portrait_jax.face.intensity import IntensityConfig, frame_levels
 from portrait_jax.face.topology import TOWARDS_BOX
 from portrait_jax.media.image import resize
 from portrait_jax.typing import Float, Image, Int, UInt8
@@ -108,9 +108,9 @@ def driving_crops(
     return {"faces": face_crop(image, points_px, box, side), "heads": head_crop(image, square, side)}
 
 
-def driving_levels(points_px: Float[np.ndarray, "f 5 2"]) -> dict[str, np.ndarray]:
+def driving_levels(points_px: Float[np.ndarray, "f 5 2"], config: IntensityConfig) -> dict[str, np.ndarray]:
     """How much the face moves, for every frame of a clip: `head_level` and `expression_level`, int "f"."""
-    head, expression = frame_levels(points_px)
+    head, expression = frame_levels(points_px, config=config)
     return {"head_level": head, "expression_level": expression}
 
 

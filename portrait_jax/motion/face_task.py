@@ -22,6 +22,7 @@ from portrait_jax.adversarial.head import DualHead
 from portrait_jax.encoders.face_motion import EXPRESSION, HEAD_POSE, head_pose
 from portrait_jax.encoders.resnet import ResNet, ResNetConfig
 from portrait_jax.errors import ConfigError
+from portrait_jax.face.intensity import RELEASED, IntensityConfig
 from portrait_jax.face.topology import NUM_LANDMARKS
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.training import aligned
@@ -66,6 +67,8 @@ class FaceMotionTask:
     face_size: int
     memory_config: MotionMemoryConfig | None = None
     """What makes tokens of the feature, where landmarks are read off these too."""
+    intensity: IntensityConfig = RELEASED
+    """How the levels that the memory is told are measured."""
     name: str = "face_motion"
 
     batch_keys: ClassVar[tuple[str, ...]] = ("frames", "reference", "landmarks", "reference_landmarks")
@@ -96,7 +99,13 @@ class FaceMotionTask:
             stages={config.stage: stage},
             face_size=model.face_size,
             memory_config=None if memory is None else from_mapping(MotionMemoryConfig, memory),
+            intensity=from_mapping(IntensityConfig, model.intensity),
         )
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError where the memory knows fewer levels than are told."""
+        if self.memory_config is not None:
+            self.intensity.check_known(self.memory_config.levels)
 
     @property
     def networks(self) -> dict[str, ResNet]:
@@ -182,7 +191,7 @@ class FaceMotionTask:
 
     def _tokens(self, params: Params, feature: Float[Array, "b n e"], batch: Batch) -> Float[Array, "b n t"]:
         """All numbers of the tokens that the memory makes of each feature; what they lack the features are not blamed for."""
-        found = aligned.levels(aligned.five(batch["landmarks"]))
+        found = aligned.levels(aligned.five(batch["landmarks"]), self.intensity)
         levels = (jnp.broadcast_to(level[:, :1], feature.shape[:2]) for level in found)
         given = jax.lax.stop_gradient(feature)[:, :, None]
         return flat(self.memory.apply({"params": params["motion_memory"]}, given, *levels))

@@ -23,9 +23,10 @@ PREDICTION = "v"
 Batch = Mapping[str, Array]
 
 
-def driver_of_batch(batch: Batch, size: int) -> dict[str, Array]:
-    """What drives the clips of a batch: `faces`, `heads`, 0..1, "b f size size 3"; `head_level`, `expression_level`, int "b f"."""
-    head, expression = aligned.levels(aligned.five(batch["landmarks"]))
+def driver_of_batch(system: Any, batch: Batch) -> dict[str, Array]:
+    """What drives the clips of a batch: `faces`, `heads`, 0..1, "b f s s 3"; `head_level`, `expression_level`, int "b f"."""
+    size = system.face_size
+    head, expression = aligned.levels(aligned.five(batch["landmarks"]), system.intensity)
     return {
         "faces": aligned.face_crops(batch, size),
         "heads": aligned.head_crops(batch, size),
@@ -39,7 +40,7 @@ def told_of_batch(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) 
     keys = jax.random.split(rng, 3)
     faces = aligned.recognised_faces(batch, keys[0], system.aligned_size)
     portrait = system.encode_portrait(params, batch["reference"], 255 * faces)
-    driver = driver_of_batch(batch, system.face_size)
+    driver = driver_of_batch(system, batch)
     crops = aligned.jittered(keys[1], driver.pop("faces"), system.augment_config)
     motion = system.motion_tokens(params, crops, driver["heads"], driver["head_level"], driver["expression_level"])
     skeletons = batch.get("skeletons")

@@ -32,6 +32,7 @@ from portrait_jax.encoders.dinov2 import DINOv2, DINOv2Config, imagenet_pixels
 from portrait_jax.encoders.face_motion import EXPRESSION, HEAD_POSE, head_pose
 from portrait_jax.encoders.resnet import ResNet, ResNetConfig
 from portrait_jax.errors import ConfigError
+from portrait_jax.face.intensity import RELEASED, IntensityConfig
 from portrait_jax.long_video.joint import sample_joint
 from portrait_jax.long_video.ring import ring_tiles
 from portrait_jax.settings import compute_dtype, from_mapping
@@ -74,14 +75,17 @@ class HunyuanPortrait(LatentDiffusion):
     """Whether the autoencoder is Stable Video Diffusion's; False: one that decodes frame by frame."""
     name: str = "hunyuan_portrait"
 
+    intensity: IntensityConfig = RELEASED
+    """How much a face moves is measured so, in driving videos and in training batches alike."""
     teacher: FollowYourEmoji | None = None
     """What the attention to motion learns from, where `loss.teacher` says so."""
 
     driven_by: ClassVar[str] = "aligned faces"
 
     def __post_init__(self) -> None:
-        """Raises ConfigError where two sizes that must agree do not."""
+        """Raises ConfigError where two settings that must agree do not."""
         check_teacher(self.loss_config.teacher, self.teacher)
+        self.intensity.check_known(self.memory_config.levels)
         denoiser, stride = self.denoiser_config, self.autoencoder_config.stride
         motion = self.memory_config.out + (ANGLES if self.portrait.head_pose else 0)
         check_equal(
@@ -124,6 +128,7 @@ class HunyuanPortrait(LatentDiffusion):
             face_size=model.face_size,
             dtype=compute_dtype(config.compute_dtype),
             temporal_decoder=model.temporal_decoder,
+            intensity=from_mapping(IntensityConfig, model.intensity),
             teacher=FollowYourEmoji.from_config(config.teacher) if loss.teacher and "teacher" in config else None,
         )
 
@@ -345,7 +350,7 @@ class HunyuanPortrait(LatentDiffusion):
     def samples(self, params: Params, batch: Mapping[str, Array], rng: PRNGKeyArray, stage: str) -> dict[str, Image]:
         """Rows of truth and sample for a few clips."""
         seen = few(batch)
-        driver = driver_of_batch(seen, self.face_size)
+        driver = driver_of_batch(self, seen)
         driving = driver | {name: 255 * driver[name] for name in ("faces", "heads")}
         told = {"aligned_u8": 255 * recognised_faces(seen, rng, self.aligned_size)}
         return {"clips": sample_strip(self, params, seen, driving, rng, told=told)}

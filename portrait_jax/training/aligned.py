@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from portrait_jax.face.five_points import FIVE_POINTS, TEMPLATE
-from portrait_jax.face.intensity import FACTORS, LEVELS, NOSE
+from portrait_jax.face.intensity import RULES, IntensityConfig
 from portrait_jax.face.measures import FRONTAL_FACE, RIGID_POINTS, RIGID_WEIGHTS
 from portrait_jax.face.topology import OVAL, TOWARDS_BOX, index
 from portrait_jax.training.augment import MARGIN, AugmentConfig, Boxes, Clips, augment, bilinear, pixel_grid
@@ -127,15 +127,10 @@ def visible(clips_01: Clips, points_px: Float[Array, "b f _ _ 2"]) -> Float[Arra
     return jax.vmap(jax.vmap(bilinear))(clips_01, points_px) * inside
 
 
-def levels(points_px: Float[Array, "b f 5 2"]) -> tuple[Int[Array, "b f"], Int[Array, "b f"]]:
-    """(head, expression): `face.intensity.motion_levels` by the release's rule, of each clip as one stretch."""
-    nose = points_px[:, :, NOSE]
-    local = points_px - nose[:, :, None]
-    size = jnp.linalg.norm(jnp.ptp(local[:, 0], axis=1), axis=-1)
-    head = jnp.linalg.norm(nose - nose.mean(1, keepdims=True), axis=-1).mean(1)
-    expression = jnp.linalg.norm(local - local.mean(1, keepdims=True), axis=-1).mean((1, 2))
-    found = (factor * x / size for factor, x in zip(FACTORS, (head, expression)))
-    one, other = (jnp.clip(x.astype(jnp.int32), 0, LEVELS - 1)[:, None] for x in found)
+def levels(points_px: Float[Array, "b f 5 2"], config: IntensityConfig) -> tuple[Int[Array, "b f"], Int[Array, "b f"]]:
+    """(head, expression): `face.intensity.motion_levels` of each clip as one stretch."""
+    found = (factor * x for factor, x in zip(config.factors, RULES[config.rule](points_px), strict=True))
+    one, other = (jnp.clip(x.astype(jnp.int32), 0, config.levels - 1)[:, None] for x in found)
     shape = points_px.shape[:2]
     return jnp.broadcast_to(one, shape), jnp.broadcast_to(other, shape)
 

@@ -77,7 +77,7 @@ def test_crops_and_levels_of_a_video_are_those_of_the_release(animator, folder, 
     for name in ("faces", "heads"):
         expected = [driving_crops(frames[i], points[i], box, tiny_hunyuan.FACE)[name] for i in order]
         np.testing.assert_array_equal(found[name], np.stack(expected))
-    for name, level in driving_levels(points).items():
+    for name, level in driving_levels(points, animator.system.intensity).items():
         np.testing.assert_array_equal(found[name], level[order])
     assert not any(path.name.endswith("tmp") for path in cache.iterdir())
 

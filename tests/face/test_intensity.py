@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.errors import ConfigError, ShapeError
-from portrait_jax.face.intensity import frame_levels, motion_levels
+from portrait_jax.face.intensity import IntensityConfig, frame_levels, motion_levels
 
 STILL = np.array([[10, 10], [50, 10], [30, 30], [15, 50], [45, 50]], float)
 
@@ -15,13 +15,13 @@ def clip(frames: int = 6) -> np.ndarray:
 
 @pytest.mark.parametrize("rule", ["released", "paper"])
 def test_a_moving_head_is_no_expression_and_the_other_way_round(rule):
-    assert motion_levels(clip(), rule=rule) == (0, 0)
+    assert motion_levels(clip(), IntensityConfig(rule)) == (0, 0)
     turned = clip() + np.arange(6)[:, None, None]
-    head, expression = motion_levels(turned, rule=rule)
+    head, expression = motion_levels(turned, IntensityConfig(rule))
     assert head > 0 and expression == 0
     smiling = clip()
     smiling[::2, 3:, 1] -= 4
-    head, expression = motion_levels(smiling, rule=rule)
+    head, expression = motion_levels(smiling, IntensityConfig(rule))
     assert head == 0 and expression > 0
 
 
@@ -36,8 +36,8 @@ def test_the_paper_takes_roots_of_mean_squares():
     moved = clip(2)
     moved[1] += (8, 0)
     options = {"levels": 10_000, "factors": (1000.0, 1.0)}
-    assert motion_levels(moved, rule="paper", **options)[0] == 100
-    assert motion_levels(moved, **options)[0] == int(1000 * 4 / np.hypot(40, 40))
+    assert motion_levels(moved, IntensityConfig("paper", **options))[0] == 100
+    assert motion_levels(moved, IntensityConfig(**options))[0] == int(1000 * 4 / np.hypot(40, 40))
 
 
 def test_frames_have_the_level_of_their_stretch():
@@ -53,4 +53,9 @@ def test_what_cannot_be_measured_is_refused():
     with pytest.raises(ShapeError, match="do not coincide"):
         motion_levels(np.zeros((2, 5, 2)))
     with pytest.raises(ConfigError, match="did you mean 'paper'"):
-        motion_levels(clip(), rule="papper")
+        IntensityConfig("papper")
+    for wrong in ({"levels": 0}, {"factors": (1.0, 0.0)}):
+        with pytest.raises(ConfigError, match="two positive factors"):
+            IntensityConfig(**wrong)
+    with pytest.raises(ConfigError, match="65 are more than the 64 of motion_memory.levels"):
+        IntensityConfig(levels=65).check_known(64)

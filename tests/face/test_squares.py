@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from portrait_jax.errors import ShapeError
+from portrait_jax.face.intensity import RELEASED
 from portrait_jax.face.squares import cut_padded, driving_crops, driving_levels, face_square, paste, widened_square
 
 IMAGE = np.random.default_rng(0).integers(1, 256, (60, 90, 3), dtype=np.uint8)
@@ -40,7 +41,7 @@ def test_every_driving_frame_has_its_crops_and_levels():
     assert [made[i]["faces"].shape for i in range(3)] == [(256, 256, 3), (256, 256, 3), (32, 32, 3)]
     np.testing.assert_array_equal(made[0]["heads"], made[1]["heads"])
     assert (made[0]["faces"] != made[1]["faces"]).any()
-    levels = driving_levels(np.stack([POINTS, POINTS + 1]))
+    levels = driving_levels(np.stack([POINTS, POINTS + 1]), RELEASED)
     assert {name: level.shape for name, level in levels.items()} == {"head_level": (2,), "expression_level": (2,)}
 
 

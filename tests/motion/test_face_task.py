@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from configs import hunyuan_portrait
 from portrait_jax.errors import ConfigError
+from portrait_jax.face.intensity import IntensityConfig
 from portrait_jax.face.measures import head_pose
 from portrait_jax.motion.face_task import FaceMotionTask, spread_loss
 from portrait_jax.sharding.mesh import make_mesh, shard_batch
@@ -72,16 +74,32 @@ def test_a_step_moves_both_encoders_and_what_reads_them(batch, name):
     assert metrics["gan_recon" if name == "motion" else "landmarks"] > 0
 
 
-def test_tokens_teach_the_memory_and_not_the_encoder(batch):
+def test_tokens_are_told_levels_and_teach_the_memory_not_the_encoder(batch):
     one, given = task(), jax.tree.map(jnp.asarray, batch)
     params = {"motion_memory": make_params(one)["motion_memory"]}
     feature = jax.random.normal(jax.random.key(0), (2, 3, 8))
 
-    def asked(params, feature):
+    def asked(params, feature, one=one):
         return jnp.square(one._tokens(params, feature, given)).sum()
 
     own, passed = jax.jit(jax.grad(asked, (0, 1)))(params, feature)
+    # Other levels, other tokens.
+    more = IntensityConfig("paper", factors=(4096.0, 4096.0))
+    told = [
+        float(jax.jit(functools.partial(asked, one=each))(params, feature))
+        for each in (one, replace(one, intensity=more))
+    ]
+    assert told[0] != told[1]
     assert any(np.any(leaf) for leaf in jax.tree.leaves(own)) and not np.any(passed)
+
+
+def test_levels_are_measured_as_the_config_says_and_known_to_the_memory():
+    config = hunyuan_portrait.get_config("demo_motion")
+    config.model.intensity.update({"rule": "paper", "factors": (4096.0, 4096.0)})
+    assert build(config).intensity == IntensityConfig("paper", factors=(4096.0, 4096.0))
+    config.model.intensity.levels = 129
+    with pytest.raises(ConfigError, match="more than the 128 of motion_memory.levels"):
+        build(config)
 
 
 def test_features_are_asked_to_move_about_nothing_in_particular():

@@ -9,17 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from portrait_jax.animation.aligned import clip_signals
+from portrait_jax.animation.portrait import Portrait
+from portrait_jax.animation.signals import Clip
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.errors import ConfigError
 from portrait_jax.face.crops import face_box
 from portrait_jax.face.five_points import five_points
+from portrait_jax.face.intensity import IntensityConfig
 from portrait_jax.face.squares import driving_crops, driving_levels
 from portrait_jax.systems.hunyuan_loss import driver_of_batch
 from portrait_jax.systems.hunyuan_portrait import HunyuanPortrait
 from portrait_jax.training.aligned import recognised_faces
 from tests.animation import scene
 from tests.tiny import make_params
-from tests.tiny_hunyuan import ALIGNED, FACE, SIZE, make_batch, make_driving, make_system, picture
+from tests.tiny_hunyuan import ALIGNED, FACE, SIZE, get_config, make_batch, make_driving, make_system, picture
 
 
 @functools.cache
@@ -104,17 +108,38 @@ def test_a_batch_says_what_a_driving_video_of_its_frames_says():
     """Of the same frames; the motion of stylised ones is read from `driving`, the identity from what is to be drawn."""
     clip = scene.make_clip(2)
     batch = {name: jnp.asarray(clip[name])[None] for name in ("frames", "landmarks")}
-    made = driver_of_batch(batch, FACE)
+    made = driver_of_batch(system(), batch)
     points, box = five_points(clip["landmarks"]), face_box(clip["landmarks"][0])
     for i, frame in enumerate(clip["frames"]):
         for name, expected in driving_crops(frame, points[i], box, FACE).items():
             assert np.abs(np.asarray(made[name][0, i]) * 255 - expected).mean() < 10, name
-    for name, expected in driving_levels(points).items():
+    for name, expected in driving_levels(points, system().intensity).items():
         np.testing.assert_array_equal(made[name][0], expected)
     grey = {**batch, "frames": jnp.full_like(batch["frames"], 128), "driving": batch["frames"]}
     for name, expected in made.items():
-        np.testing.assert_array_equal(driver_of_batch(grey, FACE)[name], expected)
+        np.testing.assert_array_equal(driver_of_batch(system(), grey)[name], expected)
     assert np.ptp(np.asarray(recognised_faces(grey, jax.random.key(0), ALIGNED))) < 1e-3
+
+
+def test_the_rule_of_intensities_reaches_sampling_and_training():
+    clip = scene.make_clip()
+    points, portrait = five_points(clip["landmarks"]), Portrait(clip["frames"][0], clip["landmarks"][0])
+    batch = {name: jnp.asarray(clip[name])[None] for name in ("frames", "landmarks")}
+    found = []
+    for rule in ("released", "paper"):
+        config = get_config()
+        config.model.intensity.rule = rule
+        one = HunyuanPortrait.from_config(config)
+        expected = driving_levels(points, IntensityConfig(rule, levels=16))
+        shown = clip_signals(one, portrait, Clip(clip["landmarks"], clip["frames"]), "none").at(np.arange(2))
+        trained = jax.jit(lambda batch, one=one: driver_of_batch(one, batch)["expression_level"])(batch)
+        np.testing.assert_array_equal(shown["expression_level"], expected["expression_level"][:2])
+        np.testing.assert_array_equal(trained[0], expected["expression_level"])
+        found.append(expected["expression_level"][0])
+    assert found[0] != found[1], "both rules say the same, so nothing was compared"
+    config.model.intensity.levels = 17
+    with pytest.raises(ConfigError, match="17 are more than the 16 of motion_memory.levels"):
+        HunyuanPortrait.from_config(config)
 
 
 def test_missing_signals_are_named():

@@ -10,7 +10,7 @@ import pytest
 from portrait_jax.face import measures
 from portrait_jax.face.crops import face_box
 from portrait_jax.face.five_points import five_points, template_face
-from portrait_jax.face.intensity import motion_levels
+from portrait_jax.face.intensity import IntensityConfig, motion_levels
 from portrait_jax.face.squares import driving_crops, face_square, widened_square
 from portrait_jax.training import aligned
 from tests.animation import scene
@@ -61,12 +61,14 @@ def test_beyond_the_picture_a_crop_is_black():
     assert np.asarray(crop[:, :, 0]).tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
-def test_levels_are_those_of_the_animation(clip):
+@pytest.mark.parametrize("rule", ["released", "paper"])
+def test_levels_are_those_of_the_animation(clip, rule):
+    config = IntensityConfig(rule)
     points = five_points(clip["landmarks"])
     still = np.repeat(points[:1], len(points), axis=0)
-    head, expression = aligned.levels(jnp.asarray(np.stack([points, still])))
+    head, expression = aligned.levels(jnp.asarray(np.stack([points, still])), config)
     assert (head.shape, head.dtype) == ((2, scene.FRAMES), jnp.int32)
-    assert (head[0, 0], expression[0, 0]) == motion_levels(points)
+    assert (head[0, 0], expression[0, 0]) == motion_levels(points, config)
     assert not head[1].any() and not expression[1].any() and expression[0].all()
 
 

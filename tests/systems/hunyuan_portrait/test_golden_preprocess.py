@@ -9,7 +9,7 @@ import pytest
 
 from portrait_jax.encoders.dinov2 import imagenet_pixels
 from portrait_jax.face.five_points import TEMPLATE, similarity, template_face
-from portrait_jax.face.intensity import motion_levels
+from portrait_jax.face.intensity import RELEASED, motion_levels
 from portrait_jax.face.squares import driving_crops, driving_levels, paste, soft_mask, source_crop, widened_square
 from tests.systems.hunyuan_portrait.original import case
 
@@ -66,7 +66,8 @@ def test_alignment_for_the_recogniser_matches_golden(golden, source):
 def test_driving_crops_and_intensities_match_golden(golden):
     points, (box, *_) = golden.inputs["drive_landmarks"], golden.inputs["drive_boxes_xywh"]
     cut = [driving_crops(*frame, corners(box)) for frame in zip(golden.inputs["frames_u8"], points, strict=True)]
-    made = driving_levels(points) | {name: np.stack([one[name] for one in cut]) for name in ("faces", "heads")}
+    made = {name: np.stack([one[name] for one in cut]) for name in ("faces", "heads")}
+    made |= driving_levels(points, RELEASED)
     for name, stored in (("faces", "motion_face_u8"), ("heads", "motion_pose_u8")):
         expected = np.moveaxis(golden.outputs[stored], 1, -1)
         assert np.abs(sampled(made[name], expected, 1) - expected).max() <= LEVELS
