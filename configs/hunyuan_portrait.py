@@ -153,7 +153,7 @@ def model() -> ConfigDict:
             "expression": {"out": 512},
             "head_pose": {"out": 6},
             "intensity": hunyuan_motion.INTENSITY,
-            "motion_memory": {"out": 1018, "levels": 128},
+            "motion_memory": {"out": 1018, "levels": 128, "form": "released"},
             "guider": {"out_channels": 320},
         }
     )

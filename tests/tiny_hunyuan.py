@@ -5,6 +5,9 @@ Also a config file: `--config=tests/tiny_hunyuan.py:released`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,10 +64,11 @@ def get_config(name: str = "released") -> ConfigDict:
     return config
 
 
-def make_system(name: str = "released", **loss: float) -> HunyuanPortrait:
-    """The system of `get_config`, with changed loss settings."""
+def make_system(name: str = "released", model: Mapping[str, Any] | None = None, **loss: float) -> HunyuanPortrait:
+    """The system of `get_config`, with changed settings of the model and of the loss."""
     config = get_config(name)
     with config.unlocked():
+        config.model.update(model or {})
         config.loss.update(loss)
     return HunyuanPortrait.from_config(config)
 

@@ -23,7 +23,7 @@ from portrait_jax.systems.hunyuan_portrait import HunyuanPortrait
 from portrait_jax.training.aligned import recognised_faces
 from tests.animation import scene
 from tests.tiny import make_params
-from tests.tiny_hunyuan import ALIGNED, FACE, SIZE, get_config, make_batch, make_driving, make_system, picture
+from tests.tiny_hunyuan import ALIGNED, FACE, SIZE, make_batch, make_driving, make_system, picture
 
 
 @functools.cache
@@ -127,9 +127,7 @@ def test_the_rule_of_intensities_reaches_sampling_and_training():
     batch = {name: jnp.asarray(clip[name])[None] for name in ("frames", "landmarks")}
     found = []
     for rule in ("released", "paper"):
-        config = get_config()
-        config.model.intensity.rule = rule
-        one = HunyuanPortrait.from_config(config)
+        one = make_system(model={"intensity": {"rule": rule}})
         expected = driving_levels(points, IntensityConfig(rule, levels=16))
         shown = clip_signals(one, portrait, Clip(clip["landmarks"], clip["frames"]), "none").at(np.arange(2))
         trained = jax.jit(lambda batch, one=one: driver_of_batch(one, batch)["expression_level"])(batch)
@@ -137,9 +135,8 @@ def test_the_rule_of_intensities_reaches_sampling_and_training():
         np.testing.assert_array_equal(trained[0], expected["expression_level"])
         found.append(expected["expression_level"][0])
     assert found[0] != found[1], "both rules say the same, so nothing was compared"
-    config.model.intensity.levels = 17
     with pytest.raises(ConfigError, match="17 are more than the 16 of motion_memory.levels"):
-        HunyuanPortrait.from_config(config)
+        make_system(model={"intensity": {"levels": 17}})
 
 
 def test_missing_signals_are_named():
