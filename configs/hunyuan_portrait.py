@@ -140,7 +140,16 @@ def model() -> ConfigDict:
             "image_size": 512,
             "face_size": 256,
             "temporal_decoder": True,
-            "portrait": {"fps": 12.5, "bucket": 0.0, "noise": 0.0},
+            # "epsilon" is the paper's.
+            "prediction": "v",
+            "portrait": {
+                "encoder_size": 224,
+                "head_pose": True,
+                "identity_range": "01",
+                "fps": 12.5,
+                "bucket": 0.0,
+                "noise": 0.0,
+            },
             "autoencoder": {"scaling_factor": 0.18215},
             # SVD-XT; its temporal attention reads the first frame's tokens, the release's their mean.
             "denoiser": {"over_time": "mean"},

@@ -79,7 +79,7 @@ class AnyExpress(LatentDiffusion):
     def __post_init__(self) -> None:
         """Raises ConfigError where two sizes that must agree do not, or a teacher is missing."""
         check_prediction(self.prediction)
-        check_teacher(self.loss_config.teacher, self.teacher, self.loss_config.temporal)
+        check_teacher(self.loss_config.teacher, self.teacher, self.prediction, self.loss_config.temporal)
         check_sizes(
             self.autoencoder_config, self.denoiser_config, self.text_config, self.image_encoder_config,
             self.image_prompt_config, self.image_size,

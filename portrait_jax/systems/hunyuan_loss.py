@@ -18,8 +18,6 @@ from portrait_jax.systems.landmark_teacher import drawn, of_clips, teacher_loss
 from portrait_jax.training import aligned
 from portrait_jax.typing import Array, Float, Params, PRNGKeyArray
 
-PREDICTION = "v"
-
 Batch = Mapping[str, Array]
 
 
@@ -51,8 +49,8 @@ def told_of_batch(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) 
 
 
 def diffusion_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> dict[str, Float[Array, ""]]:
-    """Mean square error of v at levels ln σ̂ ~ N(0.7, 1.6²), with conditions dropped as guidance needs it, as `diffusion`; and
-    what a teacher adds.
+    """Mean square error of what `system.prediction` names (v, or the noise) at levels ln σ̂ ~ N(0.7, 1.6²), with conditions dropped
+    as guidance needs it, as `diffusion`; and what a teacher adds.
     """
     chosen, keys = system.loss_config, jax.random.split(rng, 4)
     clean = jax.lax.stop_gradient(system.to_latents(params, to_pm1(batch["frames"])))
@@ -81,5 +79,5 @@ def diffusion_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray)
         terms["teacher"] = teacher_loss(system.teacher, params["teacher"], batch, noisy, time, (output, layers), kept)
     else:
         output = apply()
-    target = training_target(PREDICTION, clean, noise, alpha, level * alpha)
+    target = training_target(system.prediction, clean, noise, alpha, level * alpha)
     return {"diffusion": ((output.astype(jnp.float32) - target) ** 2).mean()} | terms

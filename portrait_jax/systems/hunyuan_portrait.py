@@ -26,6 +26,7 @@ from portrait_jax.autoencoders.temporal_decoder import AutoencoderKLTemporalDeco
 from portrait_jax.backbones.svd_unet import SVDUNet, SVDUNetConfig
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.diffusion.grid import karras_grid
+from portrait_jax.diffusion.prediction import check_prediction
 from portrait_jax.diffusion.solvers import Solver, solver_on
 from portrait_jax.encoders.arcface import ArcFace, ArcFaceConfig
 from portrait_jax.encoders.dinov2 import DINOv2, DINOv2Config, imagenet_pixels
@@ -38,7 +39,7 @@ from portrait_jax.long_video.ring import ring_tiles
 from portrait_jax.settings import compute_dtype, from_mapping
 from portrait_jax.systems.diffusing import LatentDiffusion
 from portrait_jax.systems.follow_your_emoji import FollowYourEmoji
-from portrait_jax.systems.hunyuan_loss import PREDICTION, diffusion_loss, driver_of_batch
+from portrait_jax.systems.hunyuan_loss import diffusion_loss, driver_of_batch
 from portrait_jax.systems.hunyuan_settings import ANGLES, LossConfig, PortraitConfig, check_equal, without
 from portrait_jax.systems.landmark_teacher import check_teacher
 from portrait_jax.systems.strips import few, sample_strip
@@ -75,6 +76,8 @@ class HunyuanPortrait(LatentDiffusion):
     """Whether the autoencoder is Stable Video Diffusion's; False: one that decodes frame by frame."""
     name: str = "hunyuan_portrait"
 
+    prediction: str = "v"
+    """What the denoiser predicts (`diffusion.prediction`): "v", or "epsilon", by which the paper trains (equation 1)."""
     intensity: IntensityConfig = RELEASED
     """How much a face moves is measured so, in driving videos and in training batches alike."""
     teacher: FollowYourEmoji | None = None
@@ -84,7 +87,8 @@ class HunyuanPortrait(LatentDiffusion):
 
     def __post_init__(self) -> None:
         """Raises ConfigError where two settings that must agree do not."""
-        check_teacher(self.loss_config.teacher, self.teacher)
+        check_teacher(self.loss_config.teacher, self.teacher, self.prediction)
+        check_prediction(self.prediction)
         self.intensity.check_known(self.memory_config.levels)
         denoiser, stride = self.denoiser_config, self.autoencoder_config.stride
         motion = self.memory_config.out + (ANGLES if self.portrait.head_pose else 0)
@@ -128,6 +132,7 @@ class HunyuanPortrait(LatentDiffusion):
             face_size=model.face_size,
             dtype=compute_dtype(config.compute_dtype),
             temporal_decoder=model.temporal_decoder,
+            prediction=model.prediction,
             intensity=from_mapping(IntensityConfig, model.intensity),
             teacher=FollowYourEmoji.from_config(config.teacher) if loss.teacher and "teacher" in config else None,
         )
@@ -169,7 +174,7 @@ class HunyuanPortrait(LatentDiffusion):
         return self.networks[name].apply({"params": params[name]}, *args)
 
     def solver(self, steps: int) -> Solver:
-        return solver_on(self.sampling.solver, karras_grid(steps), PREDICTION)
+        return solver_on(self.sampling.solver, karras_grid(steps), self.prediction)
 
     @property
     def aligned_size(self) -> int:
@@ -309,7 +314,7 @@ class HunyuanPortrait(LatentDiffusion):
     def denoise(
         self, params: Params, noisy: Float[Array, "b f h w c"], timestep: Num[Array, " b"], conditioning: Conditioning
     ) -> Any:
-        """v "b f h w c", for latents of unit variance; see `System.denoise`."""
+        """What `prediction` names, "b f h w c", for latents of unit variance; see `System.denoise`."""
         return self.denoiser.apply({"params": params["denoiser"]}, noisy, timestep, conditioning)
 
     def sample_from(

@@ -27,11 +27,17 @@ LAST = (SpatialTransformer, SpatioTemporalTransformer, LatentMotionAttention)
 """What may stand last in a layer; of several the latest is what the layer gives."""
 
 
-def check_teacher(weight: float, teacher: object | None, temporal: bool = False) -> None:
-    """Raises ConfigError if a teacher is asked for that is not there, or that would not see what the student does."""
+def check_teacher(weight: float, teacher: Any, prediction: str, temporal: bool = False) -> None:
+    """Raises ConfigError if a teacher is asked for that is not there, that would not see what the student does, or whose output
+    is of another kind than the student's `prediction`."""
     if weight and (teacher is None or temporal):
         raise ConfigError(
             "loss.teacher needs the config of a landmark-driven system as config.teacher, and no loss.temporal"
+        )
+    if weight and teacher.prediction != prediction:
+        raise ConfigError(
+            f"a teacher that predicts '{teacher.prediction}' cannot teach a student that predicts '{prediction}'; make "
+            "model.prediction and teacher.model.prediction equal"
         )
 
 

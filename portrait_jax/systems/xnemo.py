@@ -88,7 +88,7 @@ class XNemo(LatentDiffusion):
             raise ConfigError(f"model.control '{self.control}' does not exist{nearest(self.control, CONTROLS)}")
         if self.loss_config.head and self.head is None:
             raise ConfigError("loss.head is True, but there is no model.head; describe it, or set loss.head to False")
-        check_teacher(self.loss_config.teacher, self.teacher, self.loss_config.temporal)
+        check_teacher(self.loss_config.teacher, self.teacher, self.prediction, self.loss_config.temporal)
         autoencoder, denoiser = self.autoencoder_config, self.denoiser_config
         pairs = {
             "denoiser.in_channels and autoencoder.latent_channels": (denoiser.in_channels, autoencoder.latent_channels),

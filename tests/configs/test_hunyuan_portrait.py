@@ -94,7 +94,8 @@ def test_training_leaves_frozen_what_the_paper_freezes():
         "motion_memory/connector/latents",
     ):
         assert matches(trained, stage.trainable)
-    assert (stage.optimizer.lr, stage.optimizer.clip_norm) == (1e-5, 0.99)
+    chosen = stage.optimizer
+    assert (chosen.name, chosen.lr, chosen.clip_norm, chosen.weight_decay) == ("adamw", 1e-5, 0.99, 0.01)
 
 
 def test_ablations_leave_out_one_part_each():
