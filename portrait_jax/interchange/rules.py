@@ -109,7 +109,7 @@ class Filler:
     name: str
     """The filler's name, with groups of the pattern."""
     make: Callable[[tuple[int, ...]], np.ndarray]
-    """That tensor's shape → the filler, float32."""
+    """That tensor's shape → the filler."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -186,6 +186,21 @@ def test_unneeded_tensors_are_made_anew_for_what_was_trained_here(tmp_path):
     np.testing.assert_allclose(table[0, 1], [np.sin(1), np.cos(1), np.sin(0.01), np.cos(0.01)], rtol=1e-6)
 
 
+def test_the_strict_loader_of_hunyuan_portrait_finds_all_names_in_what_was_trained_here(tmp_path):
+    """A token that nothing reads, and counters of batches, beside the image encoder with its adapters."""
+    part = next(part for part in layout_named("hunyuan_portrait").parts if part.subnet == "image_encoder")
+    tree = shrunk(part)
+    trained = {part.subnet: import_tree(part, random_tensors(part.expected(tree)), tree)}
+    save_params(tmp_path / "trained.safetensors", trained, {})
+    export_checkpoint(["hunyuan_portrait"], tmp_path / "trained.safetensors", tmp_path / "dino.safetensors")
+    again = read_all(tmp_path / "dino.safetensors")
+    made = {name: tensor for name, tensor in again.items() if name not in part.expected(tree)}
+    counters = {name.replace("running_var", "num_batches_tracked") for name in again if "running_var" in name}
+    assert made.keys() == {"mask_token", *counters} and len(counters) == 30
+    assert made["mask_token"].shape == again["cls_token"].shape[1:]
+    assert {(made[name].dtype, made[name].shape) for name in counters} == {(np.dtype(np.int64), ())}
+
+
 def wrong(change):
     """A file with something wrong, what the message says, and its type."""
 

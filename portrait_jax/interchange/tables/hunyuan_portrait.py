@@ -7,6 +7,7 @@ import functools
 from dataclasses import replace
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from portrait_jax.adapters.decoupled_motion import decoupled_motion_slots
@@ -18,7 +19,7 @@ from portrait_jax.encoders.dinov2 import DINOv2, DINOv2Config
 from portrait_jax.encoders.face_motion import EXPRESSION, HEAD_POSE
 from portrait_jax.encoders.resnet import ResNet, ResNetConfig
 from portrait_jax.interchange.layouts import Layout, Part, Signature, shapes_of
-from portrait_jax.interchange.rules import Fused, KeyMap
+from portrait_jax.interchange.rules import Filler, Fused, KeyMap
 from portrait_jax.interchange.tables import dinov2
 from portrait_jax.interchange.tables.follow_your_emoji import GUIDER as DRAWING_GUIDER
 from portrait_jax.interchange.tables.xnemo import TEMPORAL_AUTOENCODER
@@ -90,7 +91,11 @@ APPEARANCE = Part(
     KeyMap(
         renames=(*dinov2.RENAMES, packed_out("multihead_attn")),
         fused=(*dinov2.QKV, *packed("multihead_attn")),
-        spare=("mask_token", r".*\.num_batches_tracked"),
+        # What was trained here has neither; the original's loader is strict.
+        fillers=(
+            Filler("cls_token", "mask_token", lambda shape: np.zeros(shape[1:], np.float32)),
+            Filler(r"(.*)\.running_var", r"\1.num_batches_tracked", lambda shape: np.zeros((), np.int64)),
+        ),
     ),
     appearance_shapes,
     Signature(("cls_token", "register_tokens", ADAPTER), (), {"cls_token": (1, 1, 1024)}),
