@@ -83,7 +83,7 @@ def joints_of(folder: str, view: RecordView, indices: Sequence[int]) -> Float[np
 
 def drawn(points_px: Float[np.ndarray, "f 12 2"], size: int, drop: float, rng: np.random.Generator) -> Video:
     """Drawings of one clip's joints; each limb is left out of all frames with probability `drop` (§3.5)."""
-    limbs = random_limbs(rng, drop, black=0.0)
+    limbs = random_limbs(rng, drop)
     return np.stack([draw_skeleton(points, size, size, limbs) for points in points_px])
 
 

@@ -39,8 +39,6 @@ class IdentityAdapterConfig:
     """Who attends to whom. "patches" (the release): patches ask, identity tokens answer; with one identity token all patches get
     the same answer and the convolutions have no influence. "identity" (the paper): the identity asks, patches answer, and the
     answer (the mean over identity tokens) goes to all patches."""
-    multi_scale: bool = True
-    """False: no convolutions, patches are taken as they are (an ablation)."""
 
     def __post_init__(self) -> None:
         if self.query not in QUERIES:
@@ -102,9 +100,7 @@ class IdentityAdapter(nn.Module):
         down = jax.nn.relu(nn.Dense(config.width, dtype=self.dtype, name="D_fc1")(x))
         first = x.shape[1] - grid[0] * grid[1]
         patches = down[:, first:]
-        if config.multi_scale:
-            picture = patches.reshape(batch, *grid, config.width)
-            patches = self._scales(picture).reshape(patches.shape)
+        patches = self._scales(patches.reshape(batch, *grid, config.width)).reshape(patches.shape)
         told = IdentityAttention(config, self.dtype, name="cross_attn")(patches, identity)
         hidden = jnp.concatenate([down[:, :first], told], axis=1) + down
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="D_fc2")(hidden)

@@ -101,15 +101,11 @@ def without_eyes(skeletons: Sequence12) -> Sequence12:
     return left
 
 
-def random_limbs(rng: np.random.Generator, drop: float = 0.1, black: float = 0.2) -> Bool[np.ndarray, " n"]:
-    """Which limbs of a training clip are drawn: each is left out with probability `drop`, all of them with `black`.
-
-    Raises:
-        ConfigError: for a probability outside 0..1.
-    """
-    if not (0 <= drop <= 1 and 0 <= black <= 1):
-        raise ConfigError(f"limbs are left out with probabilities in 0..1, not {drop} and {black}")
-    return (rng.random(len(LIMBS)) >= drop) & (rng.random() >= black)
+def random_limbs(rng: np.random.Generator, drop: float) -> Bool[np.ndarray, " n"]:
+    """Which limbs of a training clip are drawn: each is left out with probability `drop`; raises ConfigError outside 0..1."""
+    if not 0 <= drop <= 1:
+        raise ConfigError(f"limbs are left out with a probability in 0..1, not {drop}")
+    return rng.random(len(LIMBS)) >= drop
 
 
 def draw_skeleton(
