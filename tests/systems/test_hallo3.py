@@ -54,6 +54,8 @@ def test_branches_differ_in_prompt_and_sound_and_share_one_memory():
     made, given = system(), {"audio": windows(system()), "known": cond.known}
     shared = jax.eval_shape(lambda params: made.encode_driving(params, cond, given)["cond"].memory, params())
     assert shared[0].shape == cond.memory[0].shape == (2, 1, 2 * 3, 2, 16)
+    for one, other in zip(cond.memory, uncond.memory, strict=True):
+        np.testing.assert_array_equal(one, other)
     assert np.any(cond.text) and not np.any(uncond.text)
     assert np.abs(cond.audio - uncond.audio).max() > 1e-4
     np.testing.assert_array_equal(cond.image_tokens, uncond.image_tokens)
@@ -181,6 +183,25 @@ def test_a_share_of_the_motion_frames_pixels_is_grey_the_same_in_all_and_the_por
     grey = np.asarray(seen[0, 1:] == 0).all(-1)
     np.testing.assert_array_equal(grey[0], grey[1])
     assert 0.15 < grey.mean() < 0.35 and (seen[0, 0] == 0.5).all() and np.isclose(seen[0, 1:][~grey], 0.7).all()
+
+
+def test_the_rest_of_a_clip_is_told_nothing_or_where_it_is_asked_for_the_portrait():
+    image, motion = 0.5 * jnp.ones((1, HEIGHT, WIDTH, 3)), jnp.ones((1, 2, HEIGHT, WIDTH, 3))
+    for after in ("zeros", "portrait"):
+        made = make_system(motion={"frames": 2, "together": True, "masked": 0.0, "after": after})
+        known = made.known_latents(params(), image, motion)
+        assert known.shape == (1, *made.latent_grid, 4)
+        still = made.to_latents(params(), image[:, None])[:, 0] * (after == "portrait")
+        np.testing.assert_allclose(known[:, 1:], jnp.stack([still, still], axis=1), atol=1e-6)
+    with pytest.raises(ConfigError, match="motion.after 'portraits' does not exist; did you mean 'portrait'"):
+        make_system(motion={"frames": 2, "after": "portraits"})
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_noisier_timesteps_are_drawn_more_often_by_a_power(power):
+    drawn = np.asarray(hallo3_loss.timesteps(jax.random.key(0), 20_000, 1000, power))
+    assert drawn.min() >= 0 and drawn.max() == 999
+    assert np.mean(drawn < 500) == pytest.approx(0.5**power, abs=0.01)
 
 
 def test_motion_frames_by_the_paper_are_latent_frames_of_their_own():
