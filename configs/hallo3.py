@@ -42,6 +42,7 @@ def get_config(name: str = "released") -> ConfigDict:
                 "audio_drop": 0.05,
                 "reference_drop": 0.05,
                 "known_drop": 0.05,
+                "timestep_power": 1.0,
                 "noise": (-3.0, 0.5),
                 "diffusion": 1.0,
                 "mouth": 0.0,
@@ -157,7 +158,7 @@ def model() -> ConfigDict:
             # Whether prompts, sound and faces come encoded, from data of one's own: no encoders then.
             "precomputed": False,
             # Of the paper: every motion frame a latent frame of its own (§3.3), 0.25 of their pixels masked (§4.1).
-            "motion": {"frames": 2, "together": True, "masked": 0.1},
+            "motion": {"frames": 2, "together": True, "masked": 0.1, "after": "zeros"},
             # Zero terminal SNR is made where it is needed: of the table in training, of the levels chosen in sampling.
             "schedule": {"name": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
         }

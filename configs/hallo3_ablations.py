@@ -9,6 +9,16 @@ and alike for every other name, after `demo_autoencoder` and `demo_speech` in th
 all three tables. The same keys change the published size (`--config.model.audio_by=adaln`).
 """
 
+LONGER = {"model.frames": 17, "model.denoiser.grid": (5, 8, 8), "sampling.window": 17}
+"""Clips in which four latent frames may be motion frames; the other ablations' have three in all."""
+
+
+def motion(frames: int) -> dict[str, object]:
+    return {
+        "model.motion.frames": frames, "model.motion.together": False, "sampling.overlap": frames, **LONGER,
+    }  # fmt: skip
+
+
 ABLATIONS: dict[str, dict[str, object]] = {
     # Cross-attention to the sound, face attention and reference network, two motion frames.
     "full": {},
@@ -21,8 +31,8 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "identity_face_norm": {"model.face_by": "adaln", "model.memory": False},
     "identity_reference": {"model.face_by": "none"},
     # Table 6: how many frames a clip goes on from. Each by itself, as the paper says (§3.3) and the release does not.
-    "motion_1": {"model.motion.frames": 1, "model.motion.together": False, "sampling.overlap": 1},
-    "motion_2": {"model.motion.frames": 2, "model.motion.together": False, "sampling.overlap": 2},
-    "motion_4": {"model.motion.frames": 4, "model.motion.together": False, "sampling.overlap": 4},
+    "motion_1": motion(1),
+    "motion_2": motion(2),
+    "motion_4": motion(4),
 }
 """Name → config keys that differ from `full`."""

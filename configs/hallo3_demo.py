@@ -1,10 +1,10 @@
-"""Hallo3 at demo size: 128 pixels, clips of 17 frames, latents 5×16×16×8, on procedural people who talk before moving backgrounds.
+"""Hallo3 at demo size: 128 pixels, clips of 9 frames, latents 3×16×16×8, on procedural people who talk before moving backgrounds.
 
 How to train it: docs/hallo3.md. There is no base model to start from but the embedded image autoencoder, which is inflated over
 time. So this differs from the paper, for the sake of an hour on two cores: both transformers train whole, the first stage makes
-base and identity at once, in the second the denoiser trains on beside the sound, and errors of mouths count more; the speech
-encoder and the face recogniser are small and trained here, the former on lips first (`demo_speech`); clips have no captions, so the
-prompt is always zeros.
+base and identity at once, in the second the denoiser trains on beside the sound, and errors of mouths count more; all of a clip is
+told the portrait, not its beginning alone; noisier timesteps are more frequent; the speech encoder and the face recogniser are
+small and trained here, the former on lips first (`demo_speech`); clips have no captions, so the prompt is always zeros.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from configs import autoencoder as image_autoencoder
 from configs.hallo3_ablations import ABLATIONS
 
-PIXELS, FRAMES, MOTION = 128, 17, 2
+PIXELS, FRAMES, MOTION = 128, 9, 2
 AUTOENCODER, SPEECH, STAGE1, STAGE2 = "demo_autoencoder", "demo_speech", "demo_stage1", "demo_stage2"
 NAMES = (
     AUTOENCODER, SPEECH, STAGE1, STAGE2, "demo",
@@ -46,7 +46,7 @@ def model() -> ConfigDict:
             },
             "denoiser": {
                 "layers": 6, "heads": 8, "head_dim": 32, "in_channels": 16, "out_channels": 8, "text_dim": 32,
-                "text_tokens": 4, "time_dim": 128, "grid": (5, 8, 8),
+                "text_tokens": 4, "time_dim": 128, "grid": (3, 8, 8),
             },
             "audio": {"hidden": 96, "tokens": 4, "width": 64},
             "audio_window": 5,
@@ -59,7 +59,7 @@ def model() -> ConfigDict:
             # As large as those of the denoiser, which begins from nothing too.
             "told_deviation": 0.0,
             "precomputed": False,
-            "motion": {"frames": MOTION, "together": True, "masked": 0.1},
+            "motion": {"frames": MOTION, "together": True, "masked": 0.1, "after": "portrait"},
             "schedule": {"name": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
         }
     )  # fmt: skip
@@ -71,6 +71,7 @@ def demo(config: ConfigDict, name: str) -> None:
     config.sampling.update(
         {"solver": "dpmpp_2m", "steps": 12, "guidance": 2.0, "window": FRAMES, "overlap": MOTION, "framing": "face"}
     )
+    config.loss.timestep_power = 2.0
     config.data.update({"size": PIXELS, "audio_margin": 12, "face_size": 32, "text_length": 4, "caption": ""})
     if name == AUTOENCODER:
         autoencoder(config)
@@ -130,7 +131,7 @@ def stage1(config: ConfigDict) -> None:
         init_from=ConfigDict({"autoencoder": "{workdir}/" + AUTOENCODER}),
         steps=800,
         batch_size=4,
-        frames=FRAMES,
+        frames=config.model.frames,
         lr=5e-4,
     )
     config.model.audio_by = "none"
@@ -139,6 +140,8 @@ def stage1(config: ConfigDict) -> None:
 def stage2(config: ConfigDict, first: str) -> None:
     """The sound, and the denoiser with it."""
     config.loss.mouth = 30.0
+    # Of noise alone a mouth can be told by the sound, and by nothing else.
+    config.loss.timestep_power = 4.0
     heard = "{workdir}/" + SPEECH
     optimiser(
         config,
@@ -146,9 +149,9 @@ def stage2(config: ConfigDict, first: str) -> None:
         init_from=ConfigDict({"*": "{workdir}/" + first, "audio_encoder": heard, "audio_projection": heard}),
         # New in this stage.
         allow_missing=("denoiser/transformer_blocks/audio_(attn|norm)/.*",),
-        steps=1000,
+        steps=600,
         batch_size=4,
-        frames=FRAMES,
+        frames=config.model.frames,
         lr=5e-4,
     )
 

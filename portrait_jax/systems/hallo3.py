@@ -168,7 +168,8 @@ class Hallo3(Hallo3Networks):
         frames: int | None = None,
         alike: bool = False,
     ) -> Latents:
-        """What a clip is told of its beginning: latents of portrait and motion frames, then zeros, for all of its latent frames.
+        """What a clip is told of its beginning: latents of portrait and motion frames, then zeros (or the portrait's, as
+        `motion.after` says), for all of its latent frames.
 
         `motion_pm1` are the last frames of the clip before, or copies of the portrait. `mask_rng` masks a share of their pixels,
         the same ones of all items; None masks none. `frames` are the clip's, if not the config's. `rng`, `alike`: see `to_latents`.
@@ -184,6 +185,9 @@ class Hallo3(Hallo3Networks):
         rest = self.autoencoder_config.latent_frames(frames or self.frames) - latents.shape[1]
         if rest < 0:
             raise ShapeError(f"{motion_pm1.shape[1]} motion frames are more than the clip has; give a longer clip")
+        if self.motion.after == "portrait":
+            still = self.to_latents(params, portrait_pm1[:, None])
+            return jnp.concatenate([latents, jnp.repeat(still, rest, axis=1)], axis=1)
         return jnp.pad(latents, ((0, 0), (0, rest), (0, 0), (0, 0), (0, 0)))
 
     def encode_driving(

@@ -60,7 +60,7 @@ def clip_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> d
     if system.audio_by != "none":
         audio = keep(keys[9], chosen.audio_drop, system.windows_of(params, batch["audio"], frames))
         told = told.replace(audio=system.audio_tokens(params, audio))
-    timestep = jax.random.randint(keys[10], (clips,), 0, system.schedule.length)
+    timestep = timesteps(keys[10], clips, system.schedule.length, chosen.timestep_power)
     squares = squared_errors(system, params, latents, jax.random.normal(keys[11], latents.shape), timestep, told)
     if not chosen.mouth:
         return {"plain": squares.mean(), "diffusion": squares.mean()}
@@ -69,6 +69,14 @@ def clip_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> d
     latent_frames, side = squares.shape[1:3]
     weights = latent_mouths(batch["landmarks"], video.shape[2], (latent_frames, side), chosen.mouth)
     return {"plain": squares.mean(), "diffusion": (weights * squares).mean()}
+
+
+def timesteps(key: PRNGKeyArray, clips: int, length: int, power: float) -> Int[Array, " b"]:
+    """A timestep 0 … length − 1 for each clip; see `LossConfig.timestep_power`."""
+    if power == 1:
+        return jax.random.randint(key, (clips,), 0, length)
+    drawn = jax.random.uniform(key, (clips,)) ** (1 / power)
+    return jnp.minimum((drawn * length).astype(jnp.int32), length - 1)
 
 
 def latent_mouths(

@@ -29,6 +29,10 @@ from portrait_jax.training.lips import lip_reader
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Params, PRNGKeyArray
 
+AFTER = ("zeros", "portrait")
+"""Nothing (paper and release); or the portrait, as Stable Video Diffusion is, for a denoiser that has no base to know by where to
+look it up."""
+
 
 @dataclass(frozen=True)
 class MotionConfig:
@@ -41,6 +45,8 @@ class MotionConfig:
     (§3.3: as many latent frames as motion frames)."""
     masked: float = 0.1
     """Share of their pixels that are replaced by grey, the same in all of them. The paper says 0.25 (§4.1)."""
+    after: str = "zeros"
+    """What a clip is told of its other latent frames, a name in `AFTER`."""
 
 
 SEEN = ("face", "portrait")
@@ -57,6 +63,9 @@ class LossConfig:
     """Share of clips whose masked portrait is replaced by zero latents."""
     known_drop: float = 0.05
     """Share of clips that are told no frames at all."""
+    timestep_power: float = 1.0
+    """The share of timesteps below t is (t / T) to this power. 1: all are as frequent; more: noisier ones are, at which nothing but
+    what is told says how a mouth is."""
     noise: tuple[float, float] | None = (-3.0, 0.5)
     """Motion frames get Gaussian noise whose ln σ is drawn around the first with the second; None: they get none (the paper)."""
     diffusion: float = 1.0
@@ -136,8 +145,9 @@ class Hallo3Networks:
             raise ConfigError(f"loss.mouth needs square clips, not {self.height}×{self.width}; set it 0")
         if self.loss_config.lips and self.audio_by == "none":
             raise ConfigError("loss.lips listens to sound, which model.audio_by 'none' leaves out; set it 0")
-        if self.memory_of not in SEEN:
-            raise ConfigError(f"model.memory_of '{self.memory_of}' does not exist{nearest(self.memory_of, SEEN)}")
+        for name, chosen, known in (("memory_of", self.memory_of, SEEN), ("motion.after", self.motion.after, AFTER)):
+            if chosen not in known:
+                raise ConfigError(f"model.{name} '{chosen}' does not exist{nearest(chosen, known)}")
         denoiser.tokens(*self.latent_grid)
         piece = 2 * autoencoder.time_stride
         if self.frames % piece != 1:
