@@ -109,7 +109,7 @@ def small(config: ConfigDict) -> None:
             "overlap": 3,
             "ends": 4,
             "decode_chunk": 12,
-            # Measured for the landmark-driven demo: without noise in common the results tremble.
+            # Measured for the landmark-driven demo, and for this one: without noise in common the results tremble.
             "noise_share": 1.0,
             "framing": "face",
         }
@@ -130,27 +130,48 @@ def demo_attention(config: ConfigDict) -> None:
     config.data.kind = "clips"  # with the drawings that the teacher is told
     # Far apart, so that the frames of one example differ.
     config.data.frame_stride = (2, 5)
+    training(
+        config,
+        init_from={
+            "autoencoder": EMBEDDED,
+            "denoiser": EMBEDDED,
+            "expression": "{workdir}/demo_motion",
+            "head_pose": "{workdir}/demo_motion",
+            "motion_memory": "{workdir}/demo_motion",
+            "teacher": EMBEDDED,
+        },
+        rename=OVER_SPACE,
+        allow_missing=(NEW,),
+        allow_unused=UNUSED,
+        steps=1800,
+        warmup_steps=100,
+        batch_size=4,
+        frames=4,
+        lr=1e-3,
+    )
+
+
+def demo_train(config: ConfigDict) -> None:
+    """By pictures alone, as the paper trains, on windows of consecutive frames, as it is used."""
+    small(config)
+    training(
+        config,
+        init_from={"*": "{workdir}/demo_attention"},
+        steps=200,
+        warmup_steps=20,
+        batch_size=2,
+        frames=12,
+        lr=3e-4,
+    )
+
+
+def training(config: ConfigDict, **changes: object) -> None:
+    """Settings that the stages share, and those of one stage."""
     config.train = ConfigDict(
         {
             "trainable": TRAINED,
-            "init_from": {
-                "autoencoder": EMBEDDED,
-                "denoiser": EMBEDDED,
-                "expression": "{workdir}/demo_motion",
-                "head_pose": "{workdir}/demo_motion",
-                "motion_memory": "{workdir}/demo_motion",
-                "teacher": EMBEDDED,
-            },
-            "rename": OVER_SPACE,
-            "allow_missing": (NEW,),
-            "allow_unused": UNUSED,
-            "steps": 1800,
-            "batch_size": 4,
-            "frames": 4,
-            "lr": 1e-3,
             "b2": 0.99,
             "schedule": "cosine",
-            "warmup_steps": 100,
             "weight_decay": 0.01,
             "clip_norm": 1.0,
             "ema_decay": 0.998,
@@ -158,28 +179,7 @@ def demo_attention(config: ConfigDict) -> None:
             "checkpoint_every": 500,
             "log_every": 50,
             "sample_every": 0,
-        }
-    )
-
-
-def demo_train(config: ConfigDict) -> None:
-    """By pictures alone, as the paper trains, on windows of consecutive frames, as it is used."""
-    demo_attention(config)
-    del config.teacher
-    config.loss = ConfigDict()
-    config.data.update({"kind": "faces", "frame_stride": (1, 1)})
-    # Assigned, since `update` would keep the earlier stage's entries beside this one.
-    config.train.init_from = ConfigDict({"*": "{workdir}/demo_attention"})
-    config.train.rename = ConfigDict()
-    config.train.update(
-        {
-            "allow_missing": (),
-            "allow_unused": (),
-            "warmup_steps": 20,
-            "steps": 200,
-            "batch_size": 2,
-            "frames": 12,
-            "lr": 3e-4,
+            **changes,
         }
     )
 
