@@ -110,7 +110,7 @@ def train(config: ConfigDict, name: str) -> None:
         "lr": 1e-5,
         "b2": 0.95,
         "weight_decay": 1e-4,
-        "no_decay": (".*/(bias|scale)$",),
+        "no_decay": (".*/(bias|scale)$",),  # as the release
         "clip_norm": 0.1,
         "warmup_steps": 300,
         "schedule": "linear",

@@ -14,6 +14,7 @@ LONGER = {"model.frames": 17, "model.denoiser.grid": (5, 8, 8), "sampling.window
 
 
 def motion(frames: int) -> dict[str, object]:
+    """So many motion frames, each a latent frame of its own."""
     return {
         "model.motion.frames": frames, "model.motion.together": False, "sampling.overlap": frames, **LONGER,
     }  # fmt: skip

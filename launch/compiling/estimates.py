@@ -84,8 +84,8 @@ def sampled(config: ConfigDict, devices: int, sizes: dict[str, int], chip: Chip)
     """Parameters of a chip in GiB, which alone say whether it `fits`, and operations for one portrait in a long video.
 
     Operations: of the portrait, once; of a frame, of its solver steps (guidance, and what windows overlap, included) and of its
-    decoder; and what a frame would need more if nothing of the portrait were kept from one solver step to the next. What drives
-    the video is not counted where it is encoded before.
+    decoder (for continued clips both together); and what a frame would need more if nothing of the portrait were kept from one
+    solver step to the next. What is encoded before is not counted: drivers, prompts, the face that a recogniser sees.
 
     Raises:
         ConfigError: for a task that does not sample.
@@ -100,6 +100,7 @@ def sampled(config: ConfigDict, devices: int, sizes: dict[str, int], chip: Chip)
         windows, calls = len(plan.index), sum(1 for group in range(plan.count) for _ in plan.batches(group))
     else:
         windows, calls = plan.count, plan.count if isinstance(plan, Clips) else plan.count / min(size, plan.count)
+    decodes = isinstance(plan, Clips)
     person = flops(jax.jit(system.encode_portrait).trace(params, u8(1, *frame_size(system), 3)).jaxpr)
     return {
         "program": "sampling estimate",
@@ -110,8 +111,8 @@ def sampled(config: ConfigDict, devices: int, sizes: dict[str, int], chip: Chip)
         "solver_steps": animator.solver.steps,
         "flops": {
             "portrait, once": person,
-            "solver steps, a frame": flops(made.traced.jaxpr) * made.steps * calls / LONG,
-            "decoder, a frame": 0.0 if isinstance(plan, Clips) else decoded(system, params, plan),
+            f"solver steps{' and decoder' * decodes}, a frame": flops(made.traced.jaxpr) * made.steps * calls / LONG,
+            **({} if decodes else {"decoder, a frame": decoded(system, params, plan)}),
             "portrait at every solver step, a frame": person * animator.solver.steps * windows / LONG,
         },
     }

@@ -82,10 +82,8 @@ class Look(NamedTuple):
 
     def __call__(self, person: Case, sound: np.ndarray, noise: PRNGKeyArray) -> list[Any]:
         """By level: condition → block → entropy. `sound`: samples that the person is told to speak."""
-        params, driving = (
-            self.animator.params,
-            signals_of(self.animator, person, sound).batch(np.arange(len(person.truth))),
-        )
+        params = self.animator.params
+        driving = signals_of(self.animator, person, sound).batch(np.arange(len(person.truth)))
         latents, cond = self.prepare(params, person.truth[None], person.portrait[None], driving)
         drawn = jax.random.normal(noise, latents.shape)
         return [jax.device_get(self.measure(params, latents, drawn, jnp.array(t), cond)) for t in self.levels]

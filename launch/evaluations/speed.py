@@ -105,7 +105,7 @@ def in_force(animator: Animator) -> SamplingConfig:
 
 
 def cases(animator: Animator, options: Options) -> tuple[str, list[Case]]:
-    """What people do, and they: driven by another one's motion, or by their own sound."""
+    """The name of the table's group, and its people: driven by another one's motion, or by their own sound."""
     given = options.frames, animator.system.image_size, options.seed
     if animator.system.driven_by in BY_SOUND:
         return "own sound", [spoken_case(index, *given) for index in range(options.identities)]

@@ -16,7 +16,7 @@ from portrait_jax.nn.feedforward import activation
 from portrait_jax.nn.norms import LayerNorm
 from portrait_jax.typing import Array, Float
 
-JOINED = ("convolution", "mean")
+WAYS_TO_JOIN = ("convolution", "mean")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class AudioProjectionConfig:
     def __post_init__(self) -> None:
         if self.halvings < 0:
             raise ConfigError(f"halvings must be 0 or more, not {self.halvings}")
-        if self.joined not in JOINED:
-            raise ConfigError(f"frames are not joined by '{self.joined}'{nearest(self.joined, JOINED)}")
+        if self.joined not in WAYS_TO_JOIN:
+            raise ConfigError(f"frames are not joined by '{self.joined}'{nearest(self.joined, WAYS_TO_JOIN)}")
 
 
 class AudioProjection(nn.Module):

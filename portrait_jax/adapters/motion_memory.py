@@ -6,7 +6,7 @@ Paper and release differ, see `FORMS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -32,23 +32,26 @@ class Form(NamedTuple):
     """True: blocks update the memory, which answers itself beside the features, and the intensity is added to it once. False: the
     memory stays as it was learnt and asks, features alone answer, with the intensity added, and the answer is the next block's
     features."""
-    onto: Callable[[Tokens, Tokens], Tokens]
-    """What stood before a layer, and what the layer makes of it → what goes on: their sum is a residual connection."""
+    residual: bool
+    """Whether what a layer makes is added to what stood before it."""
     activation: str
-    tables: int
-    """Into how many equal parts `intensity_width` is shared out: 1: the embeddings of both intensities are summed; 2: they stand
-    side by side."""
+    side_by_side: bool
+    """Whether the embeddings of both intensities, each half as wide, stand side by side, or are summed."""
+
+    def onto(self, before: Tokens, after: Tokens) -> Tokens:
+        """What goes on behind a layer."""
+        return before + after if self.residual else after
 
     def joined(self, one: Float[Array, "b d"], other: Float[Array, "b d"]) -> Float[Array, "b e"]:
         """The embedding of both intensities."""
-        return one + other if self.tables == 1 else jnp.concatenate([one, other], axis=-1)
+        return jnp.concatenate([one, other], axis=-1) if self.side_by_side else one + other
 
 
 FORMS: Mapping[str, Form] = MappingProxyType(
     {
-        "released": Form(True, lambda before, after: before + after, "squared_relu", 1),
+        "released": Form(updated=True, residual=True, activation="squared_relu", side_by_side=False),
         # Equation 4.
-        "paper": Form(False, lambda before, after: after, "silu", 2),
+        "paper": Form(updated=False, residual=False, activation="silu", side_by_side=True),
     }
 )
 
@@ -127,7 +130,10 @@ class Connector(nn.Module):
             x = memory = memory + shift[:, None]
             for i in range(config.layers):
                 x = MemoryBlock(config.heads, form, dtype, name=f"perceiver_blocks_{i}")(memory, features, intensity)
-                memory, features = (x, features) if form.updated else (memory, x)
+                if form.updated:
+                    memory = x
+                else:
+                    features = x
         else:
             features = features if form.updated else features + intensity[:, None]
             spread = nn.Dense(config.tokens * config.width, dtype=dtype, name="spread")(features.mean(1))
@@ -150,7 +156,9 @@ class MotionMemory(nn.Module):
         config, form = self.config, FORMS[self.config.form]
 
         def look_up(name: str, level: Array) -> Array:
-            table = nn.Embed(config.levels, config.intensity_width // form.tables, dtype=self.dtype, name=name)
+            table = nn.Embed(
+                config.levels, config.intensity_width // (1 + form.side_by_side), dtype=self.dtype, name=name
+            )
             return table(jnp.minimum(level.reshape(-1), config.levels - 1))
 
         intensity = form.joined(look_up("position_head", head), look_up("position_exp", expression))

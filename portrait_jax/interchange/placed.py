@@ -19,6 +19,7 @@ from portrait_jax.interchange.convert import cast, chosen_dtype
 from portrait_jax.interchange.layouts import layout_named
 from portrait_jax.interchange.matching import Match, assign
 from portrait_jax.interchange.rules import Link
+from portrait_jax.sharding.placing import from_host
 from portrait_jax.sharding.rules import leaf_spec
 from portrait_jax.training.state import unflatten
 from portrait_jax.typing import Array, Params, PyTree
@@ -60,18 +61,13 @@ def read_placed(match: Match, link: Link, dtype: np.dtype, mesh: Mesh) -> Array:
     """One leaf on its devices; of a stack one layer after the other is read and put into its row."""
     place = NamedSharding(mesh, leaf_spec(f"{match.subnet}/{link.path}", link.shape, mesh))
     if not link.layers:
-        return put(cast(match.read(link), dtype, link.path), place)
+        return from_host(cast(match.read(link), dtype, link.path), place)
     row = NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
     stack = jax.jit(partial(jnp.zeros, link.shape, dtype), out_shardings=place)()
     for i in range(link.layers):
-        layer = put(cast(match.read(link.layer(i)), dtype, link.path), row)
+        layer = from_host(cast(match.read(link.layer(i)), dtype, link.path), row)
         stack = with_row(stack, layer, np.int32(i), place)
     return stack
-
-
-def put(array: np.ndarray, place: NamedSharding) -> Array:
-    """An array on its devices; each process gives its own devices what they hold."""
-    return jax.make_array_from_callback(array.shape, place, lambda index: array[index])
 
 
 @partial(jax.jit, static_argnums=3, donate_argnums=0)

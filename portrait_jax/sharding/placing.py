@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from portrait_jax.conditioning import Conditioning
 from portrait_jax.sharding.activations import dividing
 from portrait_jax.sharding.mesh import BATCH_AXES
 from portrait_jax.sharding.rules import shardings
-from portrait_jax.typing import PyTree
+from portrait_jax.typing import Array, PyTree
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Placing:
                 return program(*args, **kwargs)
 
         return run
+
+
+def from_host(array: np.ndarray, place: NamedSharding) -> Array:
+    """An array on its devices, when it is there: each process gives its own devices what they hold, and may then forget it."""
+    return jax.block_until_ready(jax.make_array_from_callback(array.shape, place, lambda index: array[index]))
 
 
 ONE_DEVICE = Placing()

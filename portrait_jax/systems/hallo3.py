@@ -89,7 +89,7 @@ class Hallo3(Hallo3Networks):
         """
         told, clips = told or {}, len(portrait_u8)
         mask = told.get("face_mask", jnp.ones(portrait_u8.shape[:3]))
-        masked = self.to_latents(params, self.face_alone(portrait_u8, mask), rng, alike=True)
+        masked = self.to_latents(params, self.reference_input(portrait_u8, mask), rng, alike=True)
         text = self.prompt(params, told, clips)
         # By the release the reference transformer is told no prompt in sampling.
         read = text if self.memory_of == "portrait" else 0 * text
@@ -99,7 +99,7 @@ class Hallo3(Hallo3Networks):
         """Pictures in [−1, 1] at the system's size, smaller ones on black bars."""
         return to_pm1(on_bars(picture_u8, self.height, self.width))
 
-    def face_alone(
+    def reference_input(
         self, picture_u8: UInt8[Array, "b h w 3"], face_mask: Float[Array, "b h w"]
     ) -> Float[Array, "b 1 H W 3"]:
         """Videos of one frame, black outside the mask; whole where the reference transformer sees the portrait."""
@@ -185,7 +185,7 @@ class Hallo3(Hallo3Networks):
         rest = self.autoencoder_config.latent_frames(frames or self.frames) - latents.shape[1]
         if rest < 0:
             raise ShapeError(f"{motion_pm1.shape[1]} motion frames are more than the clip has; give a longer clip")
-        if self.motion.after == "portrait":
+        if rest and self.motion.after == "portrait":
             still = self.to_latents(params, portrait_pm1[:, None])
             return jnp.concatenate([latents, jnp.repeat(still, rest, axis=1)], axis=1)
         return jnp.pad(latents, ((0, 0), (0, rest), (0, 0), (0, 0), (0, 0)))

@@ -44,7 +44,7 @@ def clip_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> d
         return x * kept.reshape(-1, *[1] * (x.ndim - 1)).astype(x.dtype)
 
     latents = system.to_latents(params, video, keys[0])
-    face = system.face_alone(batch["reference"], batch["face_mask"])
+    face = system.reference_input(batch["reference"], batch["face_mask"])
     masked = keep(keys[1], chosen.reference_drop, system.to_latents(params, face, keys[2]))
     motion = video[:, : system.motion.frames]
     if chosen.noise is not None:

@@ -29,9 +29,9 @@ from portrait_jax.training.lips import lip_reader
 from portrait_jax.training.task import Stage
 from portrait_jax.typing import Params, PRNGKeyArray
 
-AFTER = ("zeros", "portrait")
-"""Nothing (paper and release); or the portrait, as Stable Video Diffusion is, for a denoiser that has no base to know by where to
-look it up."""
+AFTER_MOTION = ("zeros", "portrait")
+"""Nothing (paper and release); or the portrait, as in Stable Video Diffusion: a denoiser that starts from nothing learns slowly to
+look it up elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class MotionConfig:
     masked: float = 0.1
     """Share of their pixels that are replaced by grey, the same in all of them. The paper says 0.25 (§4.1)."""
     after: str = "zeros"
-    """What a clip is told of its other latent frames, a name in `AFTER`."""
+    """What a clip is told of its other latent frames, a name in `AFTER_MOTION`."""
 
 
-SEEN = ("face", "portrait")
+MEMORY_OF = ("face", "portrait")
 """The face's rectangle alone, and in sampling no prompt (the release); or the whole portrait, and always the prompt (§3.3)."""
 
 
@@ -64,8 +64,8 @@ class LossConfig:
     known_drop: float = 0.05
     """Share of clips that are told no frames at all."""
     timestep_power: float = 1.0
-    """The share of timesteps below t is (t / T) to this power. 1: all are as frequent; more: noisier ones are, at which nothing but
-    what is told says how a mouth is."""
+    """The share of timesteps below t is (t / T) to this power. 1: all are as frequent; larger powers draw noisier ones, at which
+    a mouth cannot be seen, only told by the sound."""
     noise: tuple[float, float] | None = (-3.0, 0.5)
     """Motion frames get Gaussian noise whose ln σ is drawn around the first with the second; None: they get none (the paper)."""
     diffusion: float = 1.0
@@ -77,6 +77,8 @@ class LossConfig:
     """Weight of `training.lips.lip_loss`, for that warm-up."""
 
     def __post_init__(self) -> None:
+        if self.timestep_power <= 0:
+            raise ConfigError(f"loss.timestep_power must be positive, not {self.timestep_power}; 1 draws all alike")
         if not self.diffusion and (self.mouth or not self.lips):
             raise ConfigError("loss.diffusion 0 leaves nothing to learn but loss.lips; set that alone")
 
@@ -112,7 +114,7 @@ class Hallo3Networks:
     memory: bool = True
     """Whether there is a reference transformer, whose keys and values joint attention has besides (table 5)."""
     memory_of: str = "face"
-    """What that transformer sees, a name in `SEEN`."""
+    """What that transformer sees, a name in `MEMORY_OF`."""
     told_deviation: float = 0.0
     """Of fresh weights of attention to face and sound; those of its output are smaller by √(2 · layers). 0: by the inputs' number,
     which is more, for a denoiser that is as fresh."""
@@ -145,7 +147,12 @@ class Hallo3Networks:
             raise ConfigError(f"loss.mouth needs square clips, not {self.height}×{self.width}; set it 0")
         if self.loss_config.lips and self.audio_by == "none":
             raise ConfigError("loss.lips listens to sound, which model.audio_by 'none' leaves out; set it 0")
-        for name, chosen, known in (("memory_of", self.memory_of, SEEN), ("motion.after", self.motion.after, AFTER)):
+        if self.told_deviation < 0:
+            raise ConfigError(f"model.told_deviation {self.told_deviation} is negative; 0 begins by the inputs' number")
+        for name, chosen, known in (
+            ("memory_of", self.memory_of, MEMORY_OF),
+            ("motion.after", self.motion.after, AFTER_MOTION),
+        ):
             if chosen not in known:
                 raise ConfigError(f"model.{name} '{chosen}' does not exist{nearest(chosen, known)}")
         denoiser.tokens(*self.latent_grid)
@@ -256,8 +263,8 @@ class Hallo3Networks:
         return self.denoiser_config.text_tokens
 
     def clock(self, fps: float | None = None) -> Clock:
-        """Where frames lie on a sound, at this rate or the training clips': as the release interpolates, and fills up the last clip
-        with silence."""
+        """Where frames lie on a sound, at this rate or the training clips': as the release interpolates, with silence behind the
+        sound to a multiple of a clip's frames."""
         rate = self.fps if fps is None else fps
         return Clock(rate, self.audio_encoder_config, centred=False, whole=self.frames)
 

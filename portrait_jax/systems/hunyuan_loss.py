@@ -49,8 +49,8 @@ def told_of_batch(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) 
 
 
 def diffusion_loss(system: Any, params: Params, batch: Batch, rng: PRNGKeyArray) -> dict[str, Float[Array, ""]]:
-    """Mean square error of what `system.prediction` names (v, or the noise) at levels ln σ̂ ~ N(0.7, 1.6²), with conditions dropped
-    as guidance needs it, as `diffusion`; and what a teacher adds.
+    """Mean square error of what `system.prediction` names (v, or the noise) at levels ln σ̂ ~ N(level_mean,
+    level_deviation²) of the loss's settings, with conditions dropped as guidance needs it, as `diffusion`; and what a teacher adds.
     """
     chosen, keys = system.loss_config, jax.random.split(rng, 4)
     clean = jax.lax.stop_gradient(system.to_latents(params, to_pm1(batch["frames"])))

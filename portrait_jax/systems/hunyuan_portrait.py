@@ -87,8 +87,8 @@ class HunyuanPortrait(LatentDiffusion):
 
     def __post_init__(self) -> None:
         """Raises ConfigError where two settings that must agree do not."""
-        check_teacher(self.loss_config.teacher, self.teacher, self.prediction)
         check_prediction(self.prediction)
+        check_teacher(self.loss_config.teacher, self.teacher, self.prediction)
         self.intensity.check_known(self.memory_config.levels)
         denoiser, stride = self.denoiser_config, self.autoencoder_config.stride
         motion = self.memory_config.out + (ANGLES if self.portrait.head_pose else 0)

@@ -36,7 +36,7 @@ def load_system_params(
             package.
         bases: further ones, of this project or published (`interchange.published.read_base`), whose parameters stand in
             for the checkpoint's: see `on_base`. Later ones win.
-        mesh: where the system will sample: leaves go there as they are read, and never lie whole on the host (`read_base`).
+        mesh: where the system will sample: leaves go there as they are read (`read_base`), but for a workdir's.
 
     Raises:
         CheckpointError: if there is none, or it holds other parameters (listed, at most ten).

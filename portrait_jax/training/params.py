@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 
 from portrait_jax.errors import CheckpointError, ConfigError, listed, nearest
 from portrait_jax.media.files import atomic_output, digest
+from portrait_jax.sharding.placing import from_host
 from portrait_jax.sharding.rules import leaf_spec
 from portrait_jax.training import checkpoints
 from portrait_jax.training.state import flatten, matches, merge, unflatten
@@ -119,7 +120,7 @@ def read_file(path: Path, mesh: Mesh | None = None) -> tuple[dict[str, Params], 
     try:
         with safe_open(path, framework="numpy") as file:
             names = list(file.keys())
-            leaves = {name: placed(name, cast(file.get_tensor(name), np.float32), mesh) for name in names}
+            leaves = {name: on_mesh(name, cast(file.get_tensor(name), np.float32), mesh) for name in names}
             header = file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or no safetensors file ({error}); export or fetch it anew") from error
@@ -132,11 +133,11 @@ def read_file(path: Path, mesh: Mesh | None = None) -> tuple[dict[str, Params], 
     return unflatten(leaves), info
 
 
-def placed(name: str, leaf: np.ndarray, mesh: Mesh | None) -> Any:
+def on_mesh(name: str, leaf: np.ndarray, mesh: Mesh | None) -> Any:
     """A leaf on the devices of a mesh; without one as it is."""
     if mesh is None:
         return leaf
-    return jax.device_put(leaf, NamedSharding(mesh, leaf_spec(name, leaf.shape, mesh)))
+    return from_host(leaf, NamedSharding(mesh, leaf_spec(name, leaf.shape, mesh)))
 
 
 def identify(path: str | os.PathLike) -> dict[str, Any]:

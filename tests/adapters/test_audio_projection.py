@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from portrait_jax.adapters.audio_projection import JOINED, AudioProjection, AudioProjectionConfig
+from portrait_jax.adapters.audio_projection import WAYS_TO_JOIN, AudioProjection, AudioProjectionConfig
 from portrait_jax.errors import ConfigError
 from tests.weights import random_params, shapes
 
 SIZES = {"hidden": 6, "tokens": 2, "width": 4}
 
 
-@pytest.mark.parametrize("joined", JOINED)
+@pytest.mark.parametrize("joined", WAYS_TO_JOIN)
 def test_the_first_frame_stands_for_itself_and_every_four_are_one(joined):
     module = AudioProjection(AudioProjectionConfig(**SIZES, joined=joined))
     windows = jax.random.normal(jax.random.key(0), (1, 9, 3, 2, 5))

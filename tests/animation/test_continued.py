@@ -124,10 +124,8 @@ def people(animator: Animator) -> tuple[list[np.ndarray], list[Signals]]:
 
 
 def test_each_of_several_portraits_has_the_video_that_it_has_alone_also_after_an_interruption(animator):
-    made, (pictures, signals) = (
-        Animator(animator.system, animator.params, steps=2, windows_per_chunk=1),
-        people(animator),
-    )
+    made = Animator(animator.system, animator.params, steps=2, windows_per_chunk=1)
+    pictures, signals = people(animator)
     chunks = list(made.videos(pictures, signals, FRAMES, seed=3))
     joined = np.concatenate([videos for videos, _ in chunks], axis=1).astype(int)
     for video, picture, told in zip(joined, pictures, signals, strict=True):
