@@ -129,7 +129,7 @@ def stage1(config: ConfigDict) -> None:
         config,
         trainable=trained(config),
         init_from=ConfigDict({"autoencoder": "{workdir}/" + AUTOENCODER}),
-        steps=800,
+        steps=400,
         batch_size=4,
         frames=config.model.frames,
         lr=5e-4,
