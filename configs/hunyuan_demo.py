@@ -126,7 +126,7 @@ def demo_attention(config: ConfigDict) -> None:
     small(config)
     config.teacher = follow_your_emoji.get_config("demo")
     # Whom the teacher sees, and all of them, the student sees too.
-    config.loss = ConfigDict({"diffusion": 0.2, "teacher": 1.0, "drop_all": 0.0, "drop_motion": 0.0})
+    config.loss = ConfigDict({"diffusion": 0.2, "teacher": 1.0, "drop_all": 0.0, "drop_motion": 0.0, "level_mean": 0.7})
     config.data.kind = "clips"  # with the drawings that the teacher is told
     # Far apart, so that the frames of one example differ.
     config.data.frame_stride = (2, 5)

@@ -16,6 +16,7 @@ from portrait_jax.long_video.continued import clip_features
 from portrait_jax.sharding.mesh import make_mesh
 from portrait_jax.systems import hallo3_loss
 from portrait_jax.systems.hallo3 import Hallo3
+from portrait_jax.systems.hallo3_networks import LossConfig
 from tests.systems.hallo3.small import FRAMES, HEIGHT, WIDTH, batch, make_system, portrait, windows
 from tests.systems.hallo3.small import get_config as small_config
 from tests.tiny import make_params
@@ -202,6 +203,8 @@ def test_noisier_timesteps_are_drawn_more_often_by_a_power(power):
     drawn = np.asarray(hallo3_loss.timesteps(jax.random.key(0), 20_000, 1000, power))
     assert drawn.min() >= 0 and drawn.max() == 999
     assert np.mean(drawn < 500) == pytest.approx(0.5**power, abs=0.01)
+    with pytest.raises(ConfigError, match="timestep_power must be positive"):
+        LossConfig(timestep_power=0.0)
 
 
 def test_motion_frames_by_the_paper_are_latent_frames_of_their_own():
